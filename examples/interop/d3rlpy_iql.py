@@ -25,7 +25,7 @@ from examples.interop.gain import gain_over_greedy
 from recsim_env.logs.minari_data import write_minari
 
 
-def explore(envs: Any, dataset_id: str, rounds: int = 32, seed: int = 0) -> Any:
+def explore(envs: Any, dataset_id: str, rounds: int = 24, seed: int = 0) -> Any:
     """Play random intents that are held for about twenty visits, and write them as a dataset."""
     random, shape = np.random.default_rng(seed), envs.action_space.shape
     held = random.normal(0.0, 0.8, shape)
@@ -38,7 +38,7 @@ def explore(envs: Any, dataset_id: str, rounds: int = 32, seed: int = 0) -> Any:
     return write_minari(dataset_id, envs, act, rounds=rounds, seed=seed, algorithm="random")
 
 
-def train(dataset: Any, steps: int = 5_000, seed: int = 0) -> Any:
+def train(dataset: Any, steps: int = 1_500, seed: int = 0) -> Any:
     """Learn from a dataset alone, and return what predicts actions."""
     d3rlpy.seed(seed)
     episodes = list(dataset.iterate_episodes())
@@ -68,8 +68,8 @@ def train(dataset: Any, steps: int = 5_000, seed: int = 0) -> Any:
 
 
 def main(
-    steps: int = 5_000,
-    rounds: int = 32,
+    steps: int = 1_500,
+    rounds: int = 24,
     seed: int = 0,
     env: str = "recsim_env/Market-v0",
     face: str = "agents:agents/MarketIntent-v0",
