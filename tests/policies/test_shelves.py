@@ -78,7 +78,7 @@ def test_what_cannot_be_is_told() -> None:
     with pytest.raises(ValueError, match=r"slates holds \d+ at \[0, 0\], but it must be an item"):
         ShelfPolicy(shelves, {}).log_propensity(seen, slates)
     simulator = toy_simulator(items=120, slate_size=6)
-    with pytest.raises(ValueError, match="cues is .nothing., but it must be one of"):
+    with pytest.raises(ValueError, match=r"cues is .nothing., but it must be one of"):
         Shelves(toy_inputs(simulator), ("nothing",))
 
 
