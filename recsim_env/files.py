@@ -34,7 +34,9 @@ SPARE = 1 << 16
 """Free bytes below which a disk counts as full."""
 FRESH, COMING, GONE = "fresh", "coming", "gone"
 """Folders of `refilling`: the new contents, the same on their way, and the old ones."""
-TEMPORARY = re.compile(r"\..+\.(?P<process>[0-9]+)\.[0-9a-f]{8}\.tmp")
+HOST = socket.gethostname().replace(".", "-")
+"""This machine, in the names of temporary files."""
+TEMPORARY = re.compile(r"\..+\.(?P<process>[0-9]+)(@(?P<host>[^.]+))?\.[0-9a-f]{8}\.tmp")
 """Names of the temporary files of `replacing`; no other file is ever swept away."""
 
 
@@ -42,8 +44,8 @@ TEMPORARY = re.compile(r"\..+\.(?P<process>[0-9]+)\.[0-9a-f]{8}\.tmp")
 def replacing(path: Path | str) -> Iterator[Path]:
     """Give a temporary path beside `path`, whose file takes the place of `path` in the end.
 
-    It does so where the block ends without an error. The temporary name holds the process and a
-    random number, so that no two writers share it. Folders are made as needed.
+    It does so where the block ends without an error. The temporary name holds the process, its
+    machine and a random number, so that no two writers share it. Folders are made as needed.
 
     Raises:
         TypeError: If `path` is no path.
@@ -54,7 +56,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     path = checks.path("path", path)
     if not path.name:
         raise ValueError(f"path is {str(path)!r}, but it must be that of a file.")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}@{HOST}.{secrets.token_hex(4)}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -324,10 +326,12 @@ def sweep(folder: Path | str) -> None:
 
 
 def _runs(temporary: Path) -> bool:
-    """Whether the process that writes a temporary file of `replacing` still runs."""
+    """Whether the process that writes a temporary file of `replacing` still runs, or may."""
     name = TEMPORARY.fullmatch(temporary.name)
     if name is None:
         return True  # not a name that `replacing` gives: it is not ours to remove
+    if name["host"] not in (None, HOST):
+        return True  # nobody knows here: the folder is shared with the machine that does
     try:
         os.kill(int(name["process"]), 0)
     except (ProcessLookupError, OverflowError):

@@ -26,10 +26,9 @@ different `--contenders`, `--worlds` or `--seeds`; each reports on all cells tha
 
 from __future__ import annotations
 
-import shutil
-import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -53,11 +52,11 @@ from benchmarks.agents.frontier_report import (
     Weighed,
     report,
 )
-from benchmarks.lab.cells import json_at
 from benchmarks.lab.command import run_command
 from benchmarks.lab.fronts import simplex_grid
-from benchmarks.lab.options import Markets, Results, Threads
+from benchmarks.lab.options import Cells, Markets, Results
 from benchmarks.lab.places import JOURNEY, LEARNED, MARKET, PLACES, Place
+from benchmarks.lab.playing import Places, Task, end, play_cells, there
 from benchmarks.lab.run import Run
 from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.threads import use_threads
@@ -66,7 +65,7 @@ from policies import POLICIES
 from policies.goals import checked_goals
 from policies.inputs import PolicyInputs
 from policies.learnable.conditioned import ConditionedPolicy
-from recsim_env.files import FolderInUse, locked, read_json
+from recsim_env.files import locked, read_json, write_json
 from recsim_env.settings import SHARE, Within, put
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
@@ -90,7 +89,7 @@ the terms of the reward."""
 
 
 @dataclass(frozen=True)
-class Config(Markets, Threads, Results):
+class Config(Markets, Cells, Results):
     """Play the cells of the frontier that are missing, and report on all that were played."""
 
     BOUNDS: ClassVar[Mapping[str, Within]] = {"weights": SHARE, "parts": Within(1, 100)}
@@ -362,25 +361,25 @@ def opened(config: Config, world: int) -> Site:
     return site
 
 
-def play_missing(config: Config) -> None:
-    """Play every cell that is asked for and missing; one that another process plays is left."""
-    sites: dict[int, Site] = {}
-    for cell in cells_of(config):
-        if cell.path.exists():
-            continue
-        try:
-            with locked(cell.unfinished):
-                if cell.path.exists():  # by another process, meanwhile
-                    continue
-                if cell.world not in sites:
-                    sites[cell.world] = opened(config, cell.world)
-                ground = Ground(sites[cell.world], config)
-                play = PLAYED.get(cell.contender, play_policies)
-                json_at(cell.path, lambda cell=cell, ground=ground, play=play: play(cell, ground))  # type: ignore[misc]
-        except FolderInUse as error:
-            print(f"{error} The cell is left to that process.", file=sys.stderr)
-            continue
-        shutil.rmtree(cell.unfinished, ignore_errors=True)
+def play(cell: Cell, site: Site) -> None:
+    """Play a cell, and write its rows."""
+    rows = PLAYED.get(cell.contender, play_policies)(cell, Ground(site, cell.config))
+    write_json(cell.path, rows)
+
+
+def tasks_of(config: Config) -> list[Task]:
+    """Every cell that is asked for, as it is played."""
+    return [
+        Task(
+            cell.path.stem,
+            cell.unfinished,
+            f"{config.env} {cell.world}",
+            partial(opened, config, cell.world),
+            partial(play, cell),
+            partial(there, cell.path),
+        )
+        for cell in cells_of(config)
+    ]
 
 
 def main(config: Config) -> None:
@@ -394,16 +393,19 @@ def main(config: Config) -> None:
     run = Run(name, config, results=config.results)
     free = ("contenders", "worlds", "seeds", "batch", "device", "threads", "results", "work")
     unused = "parts" if config.two else "weights"
-    told = settings_of(config, free=(*free, "markets", "report_only", "env", "goals", unused))
+    apart = ("markets", "ray", "report_only", "env", "goals", unused)
+    told = settings_of(config, free=(*free, *apart))
     with locked(config.folder, wait=True):
         remember_settings(config.folder, told)
+    failed = []
     if not config.report_only:
-        play_missing(config)
+        failed = play_cells(tasks_of(config), config, "frontier", Places(len(config.worlds)))
     paths = sorted((config.folder / "cells").glob("*.json"))
     rows = [row for path in paths for row in read_json(path)]
     weighed = config.weighed
     table = pl.DataFrame(rows, schema=weighed.schema)
     run.publish(table, report(table, weighed, ENVS[config.env]))
+    end(failed)
 
 
 if __name__ == "__main__":

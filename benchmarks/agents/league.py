@@ -2,6 +2,7 @@
 
     python -m benchmarks.agents.league
     python -m benchmarks.agents.league --env my_module:shop/Mine-v0 --runs 0 1 2
+    python -m benchmarks.agents.league --ray auto   # on the machines of a Ray cluster
 
 Agents and policies (contenders) x environments (places) x runs, one *cell* at a time. Run r has the
 training seed r and fresh shoppers of its own, the same for all contenders of a place, so policies
@@ -17,34 +18,31 @@ the cells.
 
 from __future__ import annotations
 
-import contextlib
-import shutil
-import sys
-import traceback
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import polars as pl
-from tqdm.auto import tqdm
 
 from agents.places import Site
 from benchmarks.agents.league_report import analyse
 from benchmarks.lab import league_cells
 from benchmarks.lab.cells import all_rows
 from benchmarks.lab.command import run_command
-from benchmarks.lab.league_cells import League, cells, check_work, place_of, settled
-from benchmarks.lab.options import Results, Threads
+from benchmarks.lab.league_cells import Cell, League, cells, check_work, place_of, settled
+from benchmarks.lab.options import Cells, Results
 from benchmarks.lab.places import MARKET
 from benchmarks.lab.playable import playable
+from benchmarks.lab.playing import Places, Task, end, play_cells, there
 from benchmarks.lab.run import Run
 from benchmarks.lab.threads import use_threads
 from policies.oracles import ORACLES
-from recsim_env.files import FolderInUse, locked, sweep
+from recsim_env.files import sweep
 from recsim_env.registration import PRESETS
 
 
 @dataclass(frozen=True)
-class Config(League, Threads, Results):
+class Config(League, Cells, Results):
     """Play the cells of the league that are missing, and report on all that were played."""
 
     report_only: bool = False
@@ -52,47 +50,34 @@ class Config(League, Threads, Results):
 
 
 def play_missing(config: Config) -> list[str]:
-    """Play every cell that is asked for and missing.
-
-    A cell that fails stops no other one: its traceback is printed, and the next league tries it
-    again. A cell that another process plays is left to it, which a line on stderr says.
+    """Play every cell that is asked for and missing, see `benchmarks.lab.playing`.
 
     Returns:
         The names of the cells that failed.
     """
     sweep(config.work)
-    missing = [cell for cell in cells(config) if not cell.path(config).exists()]
-    for env in sorted({cell.place.env for cell in missing} - PRESETS.keys()):
+    asked = cells(config)
+    for env in sorted({cell.place.env for cell in asked} - PRESETS.keys()):
         print(f"{env} is no registered environment, so its cells are left out.")
-    sites: dict[str, Site] = {}
-    failed = []
-    for cell in tqdm(
-        [cell for cell in missing if cell.place.env in PRESETS], desc="league", unit="cell"
-    ):
-        try:
-            with locked(cell.unfinished(config)):
-                if not cell.path(config).exists():  # by another process, meanwhile
-                    name = cell.place.name
-                    if name not in sites:
-                        sites[name] = cell.place.open(config.markets, config.slates, config.device)
-                    if cell.contender in ORACLES or playable([cell.contender], sites[name]):
-                        league_cells.play(cell, sites[name], config)
-        except FolderInUse as error:
-            print(f"{error} The cell is left to that process.", file=sys.stderr)
-        except Exception:
-            traceback.print_exc()
-            failed.append(cell.name)
-    _tidy(config)
-    return failed
+    tasks = [_task(cell, config) for cell in asked if cell.place.env in PRESETS]
+    return play_cells(tasks, config, "league", Places(len({task.place for task in tasks})))
 
 
-def _tidy(config: Config) -> None:
-    """Remove what cells that are done needed to go on."""
-    for cell in cells(config):
-        if cell.path(config).exists():
-            shutil.rmtree(cell.unfinished(config), ignore_errors=True)
-    with contextlib.suppress(OSError):  # others are at work there
-        (config.work / "unfinished").rmdir()
+def _task(cell: Cell, config: Config) -> Task:
+    return Task(
+        cell.name,
+        cell.unfinished(config),
+        cell.place.name,
+        partial(cell.place.open, config.markets, config.slates, config.device),
+        partial(_play, cell, config),
+        partial(there, cell.path(config)),
+    )
+
+
+def _play(cell: Cell, config: Config, site: Site) -> None:
+    """Play a cell, unless the contender cannot play there."""
+    if cell.contender in ORACLES or playable([cell.contender], site):
+        league_cells.play(cell, site, config)
 
 
 def read_cells(work: Path) -> tuple[pl.DataFrame, pl.DataFrame]:
@@ -131,8 +116,7 @@ def main(config: Config) -> None:
     report = analyse(rows, curves, MARKET if there is None else there.env, note(config))
     print(report.table)
     run.save(rows, **vars(report), curves=curves)
-    if failed:
-        sys.exit(f"{len(failed)} cells failed: {', '.join(failed)}")
+    end(failed)
 
 
 if __name__ == "__main__":

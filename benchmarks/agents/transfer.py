@@ -15,20 +15,19 @@ models answer together, with and without pessimism. Each evaluation is a file of
 
 where <simulator> is `true`, `again` (the true market with other shoppers, for agents that were not
 trained), `seed<k>` or an ensemble. What is there is not made again, so a run goes on where it
-stopped, and two may run side by side on different markets (`--worlds`, `--mixture`, `--slates`).
+stopped, and several may run side by side: each leaves aside what another one measures.
 `benchmarks.agents.transfer_report` makes figures of the rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
 import polars as pl
-from tqdm.auto import tqdm
 
 from agents.base import TrainingSetup
 from agents.evaluate import evaluate
@@ -38,17 +37,18 @@ from agents.places.mixture import Mixture
 from agents.ppo.agents import PPOComposerConfig, ppo_composer
 from agents.ppo.config import PPOConfig
 from benchmarks.agents.transfer_report import AGAIN, LOG, ROWS, TRUE, report
-from benchmarks.lab.cells import all_rows, json_at, rows_at
+from benchmarks.lab.cells import all_rows, json_at, once, rows_at
 from benchmarks.lab.command import run_command
 from benchmarks.lab.contenders import FIXED, TUNED, contender, tune_constant
 from benchmarks.lab.markets import MarketWorld
-from benchmarks.lab.options import Markets, Results, Threads
+from benchmarks.lab.options import Cells, Markets, Results
+from benchmarks.lab.playing import Task, end, play_cells, there
 from benchmarks.lab.run import Run
 from benchmarks.lab.saved import load_actor, save_actor
 from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.threads import use_threads
 from policies import PolicyInputs
-from recsim_env.files import building, locked
+from recsim_env.files import building
 from recsim_env.fitting.bar import step_bar
 from recsim_env.settings import AMOUNT, Within
 from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
@@ -73,7 +73,7 @@ tuned ones are not used."""
 
 
 @dataclass(frozen=True)
-class Config(Markets, Threads, Results):
+class Config(Markets, Cells, Results):
     """Compare agents in a learned market and in the true one."""
 
     BOUNDS: ClassVar[Mapping[str, Within]] = {"pessimism": AMOUNT, "episodes": Within(1, OTHERS)}
@@ -133,6 +133,7 @@ FREE = (
     "pessimism",
     "device",
     "threads",
+    "ray",
     "markets",
     "work",
     "results",
@@ -296,18 +297,19 @@ class OpenedCell:
         """PPO at its most likely action, from its file or trained."""
         path = self.place(agent.trained_in) / f"ppo-seed{agent.seed}.safetensors"
         keeper = Keeper(path.with_suffix(".training.safetensors"))
-        if not path.exists():
-            simulator = self.simulator(agent.trained_in)
-            ground = TrainingSetup(
-                simulator,
-                self.site.inputs_for(simulator),
-                agent.seed,
-                self.config.steps,
-                self.config.shoppers,
-                keeper=keeper,
-            )
-            save_actor(ppo_composer(ground, self.config.ppo).policy, path)
-        keeper.forget()
+        with once(path) as missing:
+            if missing:
+                simulator = self.simulator(agent.trained_in)
+                ground = TrainingSetup(
+                    simulator,
+                    self.site.inputs_for(simulator),
+                    agent.seed,
+                    self.config.steps,
+                    self.config.shoppers,
+                    keeper=keeper,
+                )
+                save_actor(ppo_composer(ground, self.config.ppo).policy, path)
+            keeper.forget()
         return load_actor(path, self.config.ppo, self.inputs)
 
     def tuned_knobs(self) -> dict[str, float]:
@@ -353,44 +355,68 @@ def fitted_shopper(config: Config, world: MarketWorld, site: Site, seed: int) ->
     """One user model of a log, from its folder or fitted."""
     true = site.inputs.catalog
     folder = config.work / world.name / f"seed{seed}" / "model"
-    if not folder.exists():
-        catalog = true.to("cpu")
-        with step_bar(f"user model {seed} of {world.name}") as bar:
-            model = fit_session(
-                site.logged,
-                catalog,
-                config.model,
-                seed=seed,
-                device=true.device,
-                progress=bar,
-            )
-        with building(folder) as part:
-            save_session(part, catalog, [model], Logged.newcomers(site.logged.declared))
+    with once(folder) as missing:
+        if missing:
+            catalog = true.to("cpu")
+            with step_bar(f"user model {seed} of {world.name}") as bar:
+                model = fit_session(
+                    site.logged,
+                    catalog,
+                    config.model,
+                    seed=seed,
+                    device=true.device,
+                    progress=bar,
+                )
+            with building(folder) as part:
+                save_session(part, catalog, [model], Logged.newcomers(site.logged.declared))
     return load_session(folder, true.device, site.inputs.slate_size)
 
 
 # ---- rows ----------------------------------------------------------------------------------------
 
 
-def measure(config: Config, cell: Cell) -> None:
-    """Let every agent play in both markets of a cell, wherever its row is missing.
+def measure(config: Config, found: Sequence[Cell]) -> list[str]:
+    """Let every agent play in both markets of each cell, wherever its row is missing.
 
-    Raises:
-        RuntimeError: If another process measures in the same market.
+    Returns:
+        The names of what failed.
     """
+    tasks = [task for cell in found for task in tasks_of(config, cell)]
+    return play_cells(tasks, config, "transfer")
+
+
+def tasks_of(config: Config, cell: Cell) -> list[Task]:
+    """Every agent of a cell, who plays in both markets and, where nothing was trained, again."""
     opened = OpenedCell(config, cell)
-    with locked(opened.folder):
-        _measure(opened)
-
-
-def _measure(opened: OpenedCell) -> None:
-    config, cell, agents = opened.config, opened.cell, agents_of(opened.cell)
     title = f"{cell.world.name}, {cell.models.name}"
-    for agent in tqdm(agents, desc=title, unit="agent"):
+    tasks = []
+    for agent in agents_of(cell):
         twice = agent.trained_in == LOG and cell.world.mixture == config.mixture
-        for kind in (TRUE, cell.models.kind, *([AGAIN] if twice else [])):
-            path = opened.place(kind) / "rows" / f"{agent.file}.parquet"
-            rows_at(path, partial(row, opened, agent, kind))
+        kinds = (TRUE, cell.models.kind, *([AGAIN] if twice else []))
+        paths = {kind: opened.place(kind) / "rows" / f"{agent.file}.parquet" for kind in kinds}
+        tasks.append(
+            Task(
+                f"{title}, {agent.file}",
+                opened.place(cell.models.kind) / "unfinished" / agent.file,
+                title,
+                partial(OpenedCell, config, cell),
+                partial(play, agent, paths),
+                partial(there, *paths.values()),
+            )
+        )
+    return tasks
+
+
+def play(agent: Agent, paths: Mapping[str, Path], opened: OpenedCell) -> None:
+    """Let an agent play in the simulators of a cell where its row is missing.
+
+    Args:
+        agent: Who plays.
+        paths: The file of the row, by the kind of the simulator.
+        opened: The cell.
+    """
+    for kind, path in paths.items():
+        rows_at(path, partial(row, opened, agent, kind))
 
 
 def row(opened: OpenedCell, agent: Agent, kind: str) -> pl.DataFrame:
@@ -436,11 +462,11 @@ def main(config: Config) -> None:
     use_threads(config.threads)
     remember_settings(config.work, settings_of(config, free=FREE))
     run = Run("transfer", config, results=config.results)
-    for cell in cells(config):
-        measure(config, cell)
+    failed = measure(config, cells(config))
     rows = read_work(config.work)
     found = report(rows, config.slates, config.mixture)
     run.publish(rows, found)
+    end(failed)
 
 
 if __name__ == "__main__":

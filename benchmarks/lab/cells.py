@@ -6,16 +6,40 @@ is done. So a measurement that was interrupted goes on with the cells that are m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 import polars as pl
 
-from recsim_env.files import read_json, write_json
+from recsim_env.files import locked, read_json, write_json
 from recsim_env.tables import write_parquet
 
 T = TypeVar("T")
+ALONE = ".alone"
+"""Folder, beside what several cells need, of the locks of those who make it."""
+
+
+@contextlib.contextmanager
+def once(path: Path) -> Iterator[bool]:
+    """Let one process at a time make a file or folder that several cells need.
+
+    Yields:
+        Whether it is still missing; the others wait until it is there.
+    """
+    if path.exists():
+        yield False
+        return
+    with alone(path):
+        yield not path.exists()
+
+
+@contextlib.contextmanager
+def alone(path: Path) -> Iterator[None]:
+    """Be the only process that makes a file or folder; another one that does is waited for."""
+    with locked(path.parent / ALONE / f"{path.name}.lock", wait=True):
+        yield
 
 
 def rows_at(path: Path, measure: Callable[[], pl.DataFrame]) -> pl.DataFrame:

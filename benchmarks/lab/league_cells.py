@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import datetime
+import shutil
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields, replace
@@ -27,7 +28,7 @@ from agents.keeper import Keeper
 from agents.places import REPORTED_SEED, TUNING_SEED, Site, seeds
 from agents.places.opening import find_place
 from agents.places.site import is_slow
-from benchmarks.lab.cells import json_at
+from benchmarks.lab.cells import json_at, once
 from benchmarks.lab.options import MarketLogs, Markets
 from benchmarks.lab.places import (
     ALIKE,
@@ -354,21 +355,17 @@ def _known(name: str, asked: tuple[str, ...], there: list[str]) -> list[str]:
 # ---- parameters ----------------------------------------------------------------------------------
 
 
-def tuned_parameters(
-    cell: Cell, site: Site, league: CellSettings, kept: Path | None = None
-) -> dict[str, float]:
+def tuned_parameters(cell: Cell, site: Site, league: CellSettings) -> dict[str, float]:
     """The best parameters of a policy for its place, from their file or searched for.
 
     Args:
         cell: The cell of the policy.
         site: Its place, opened.
         league: How the search is made; its shoppers are those of no report.
-        kept: The folder of an interrupted search's trials; the cell's own by default.
 
     Returns:
         The parameters by name; empty where the policy has none to tune.
     """
-    kept = kept or cell.unfinished(league)
     name, simulator = cell.contender, site.judging("train")
     spec = spec_of(name, simulator)
     if not spec.search():
@@ -379,9 +376,9 @@ def tuned_parameters(
         case = SPECIAL_CASES.get(name)
         before = {}
         if case is not None:
-            before[case] = tuned_parameters(replace(cell, contender=case), site, league, kept)
+            before[case] = tuned_parameters(replace(cell, contender=case), site, league)
         study = policy_trials(
-            kept / f"{name}.trials.json",
+            kept / "trials.json",
             name,
             spec,
             site.inputs,
@@ -397,7 +394,11 @@ def tuned_parameters(
             "parameters": study.best_params,
         }
 
-    found = json_at(league.work / "tuned" / cell.place.name / f"{name}.json", search)
+    path = league.work / "tuned" / cell.place.name / f"{name}.json"
+    kept = league.work / "unfinished" / f"{cell.place.name}--{name}"
+    with once(path):  # the cells of all runs need it
+        found = json_at(path, search)
+        shutil.rmtree(kept, ignore_errors=True)
     parameters: dict[str, float] = found["parameters"]
     return parameters
 

@@ -21,6 +21,16 @@ class Threads(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Cells(Threads):
+    """Where the cells of a benchmark are played, see `benchmarks.lab.playing`."""
+
+    ray: str | None = None
+    """Ray cluster whose machines play the cells: auto for the one that this machine belongs to, or
+    HOST:PORT of its head. All of them must see the checkout and the folders of this command at the
+    same paths. By default this process plays the cells, one after the other."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Device(Checked):
     """The device of simulation and training."""
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from agents.evaluate import evaluate
+from benchmarks.lab.cells import alone
 from benchmarks.lab.run import RESULTS
 from benchmarks.lab.where import Where
 from policies import POLICIES, PolicyInputs
@@ -45,7 +46,8 @@ def trials_of(
     """Search for the parameters of the highest value, and keep every trial in a JSON file.
 
     What an interrupted search has kept is told to the sampler again in its order, so the trials
-    that follow are those that would have followed.
+    that follow are those that would have followed. A process that finds another one at the same
+    search waits for it, and then has its trials.
 
     Args:
         path: The file of the trials.
@@ -64,6 +66,20 @@ def trials_of(
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for start in first:
         study.enqueue_trial(dict(start))
+    with alone(path):
+        _go_on(study, path, value, search, trials, title)
+    return study
+
+
+def _go_on(
+    study: optuna.Study,
+    path: Path,
+    value: Callable[[Parameters, int], float],
+    search: Mapping[str, Range],
+    trials: int,
+    title: str,
+) -> None:
+    """Tell a study its trials that were kept, and make those that are missing."""
     kept: list[dict[str, Any]] = read_json(path) if path.exists() else []
     if not isinstance(kept, list):
         raise ValueError(f"{path} is {told(kept)}, but it must be a JSON list of trials.")
@@ -83,7 +99,6 @@ def trials_of(
 
     for _ in tqdm(range(trials), desc=f"tuning {title}", unit="trial"):
         study.optimize(played, n_trials=1)
-    return study
 
 
 def policy_trials(

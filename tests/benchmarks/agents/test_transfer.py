@@ -237,8 +237,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory, market: str) -> Config:
             "learned_simulator",
             lambda config, cell, site: site.simulator(),
         )
-        for cell in cells(config):
-            measure(config, cell)
+        assert measure(config, cells(config)) == []
     return config
 
 
@@ -290,8 +289,7 @@ def test_nothing_is_computed_twice(measured: Config, monkeypatch: pytest.MonkeyP
         "tune_constant",
     ):
         monkeypatch.setattr(transfer, name, never)
-    for cell in cells(measured):
-        measure(measured, cell)
+    assert measure(measured, cells(measured)) == []
 
 
 def test_one_missing_row_is_all_that_is_computed(
@@ -305,8 +303,7 @@ def test_one_missing_row_is_all_that_is_computed(
     trained: list[object] = []
     monkeypatch.setattr(transfer, "learned_simulator", lambda config, cell, site: site.simulator())
     monkeypatch.setattr(transfer, "ppo_composer", lambda *arguments: trained.append(arguments))
-    for cell in cells(measured):
-        measure(measured, cell)
+    assert measure(measured, cells(measured)) == []
     assert read_work(measured.work).equals(
         before
     )  # the same agent from its file, the same episodes
@@ -380,5 +377,6 @@ def test_user_models_are_fitted_once_and_make_ensembles(tmp_path: Path, market: 
     transfer.main(config)
     assert {path: path.stat().st_mtime_ns for path in models} == models
     assert {path.name for path in config.work.rglob(".*")} == {
-        ".lock"
+        ".alone",
+        ".lock",
     }  # no half-written file is left
