@@ -8,17 +8,21 @@ and a training seed that no report uses. The best setting and the defaults are t
 with further seeds, because the best of some noisy trials is partly luck. What wins there becomes
 the defaults in `agents/`, which all benchmarks use.
 
-Run again, it goes on where it stopped.
+Run again, it goes on where it stopped. `--ray` searches for agents at once on a cluster, and
+`--searchers` has several workers make each search together.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
+import optuna
 import polars as pl
 
 from agents import AGENTS, TrainingSetup
@@ -29,17 +33,19 @@ from agents.places.opening import find_place
 from agents.places.site import is_slow
 from benchmarks.lab.command import run_command
 from benchmarks.lab.league_cells import FACTORS
-from benchmarks.lab.options import Markets, Results, Threads
+from benchmarks.lab.options import Crew, Markets, Results, Searchers, Threads
 from benchmarks.lab.places import MARKET, PLACES, Place
 from benchmarks.lab.playable import playable
+from benchmarks.lab.playing import Places, Task, end, play_cells
 from benchmarks.lab.run import Run
+from benchmarks.lab.searching import joint_study, made, search_together
 from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
-from benchmarks.lab.tuning import defaults_of, trials_of
+from benchmarks.lab.tuning import PLACE, defaults_of, trials_of
 from benchmarks.lab.where import Elsewhere, There, told_options
 from recsim_env.estimates import Estimate
-from recsim_env.files import locked, read_object, write_json
+from recsim_env.files import locked, read_json, read_object, write_json
 from recsim_env.settings import POSITIVE, Within
 
 TUNING_RUN = 1_000
@@ -53,7 +59,7 @@ SAME = ("place", "elsewhere", "steps", "factors", "shoppers", "episodes", "slate
 
 
 @dataclass(frozen=True)
-class Config(Markets, Threads, Results):
+class Config(Markets, Threads, Searchers, Results):
     """Choose the parameters of every agent that has some."""
 
     BOUNDS: ClassVar[Mapping[str, Within]] = {"factors": POSITIVE}
@@ -101,7 +107,8 @@ def trained_return(
         run: The number of the run, which is the training seed.
     """
     steps = round(config.steps * config.factors.get(name, 1.0))
-    keeper = Keeper(config.work / "unfinished" / f"{name}.safetensors")
+    told = zlib.crc32(json.dumps(dict(parameters)).encode())  # others may be trained at once
+    keeper = Keeper(config.work / "unfinished" / f"{name}-run{run}-{told:08x}.safetensors")
     ground = TrainingSetup(
         site.training(), site.inputs, run, steps, config.shoppers, site.log, keeper=keeper
     )
@@ -116,31 +123,121 @@ def trained_return(
     return float(found.mean())
 
 
-def tuned_rows(site: Site, config: Config, name: str) -> list[dict[str, Any]]:
-    """Tune one agent: a row for each trial, and for each repetition of default and best."""
-    spec = AGENTS[name]
-    default = defaults_of(spec.config(), spec.search())
+@dataclass(frozen=True)
+class Tuning:
+    """The searches for the parameters of some agents, and what repeats their settings."""
 
-    def row(
-        what: str, number: int, value: float | None, parameters: Mapping[str, float]
-    ) -> dict[str, Any]:
-        told = json.dumps(dict(parameters))
-        return {"agent": name, "what": what, "number": number, "return": value, "parameters": told}
+    config: Config
+    """How they are made."""
+    names: tuple[str, ...]
+    """The agents."""
+    open: Callable[[], Site]
+    """Opens the place to train in."""
 
-    def trial_value(parameters: dict[str, float], number: int) -> float:
-        return trained_return(site, config, name, parameters, TUNING_RUN)
+    def stages(self, site: Site) -> Iterator[list[Task]]:
+        """Searches as cells, then repetitions; a stage is asked for when those before are made."""
+        if self.config.searchers > 1:
+            workers = range(self.config.searchers)
+            yield [
+                self._task(
+                    f"{name}-worker{at}", partial(self.join, name, at), partial(self.searched, name)
+                )
+                for at in workers
+                for name in self.names
+            ]
+        else:
+            yield [
+                self._task(name, partial(self.study, name), partial(self.searched, name))
+                for name in self.names
+            ]
+        yield [
+            self._task(
+                path.stem,
+                partial(repetitions, config=self.config, name=name, parameters=told, path=path),
+                partial(repeated, self.config, told, path),
+            )
+            for name in self.names
+            for told, path in self.settings(name, site).values()
+        ]
 
-    kept = config.work / f"{name}.trials.json"
-    study = trials_of(kept, trial_value, spec.search(), [default], config.trials, config.seed, name)
-    rows = [
-        row("trial", trial.number, trial.value, trial.params)
-        for trial in study.trials
-        if trial.value is not None
-    ]
-    for what, parameters in (("default", default), ("best", study.best_params)):
-        values = repetitions(site, config, name, parameters, config.work / f"{name}.{what}.json")
-        rows += [row(what, number, value, parameters) for number, value in enumerate(values)]
-    return rows
+    def _task(self, cell: str, play: Callable[[Site], object], done: Callable[[], bool]) -> Task:
+        return Task(cell, self.config.work / "unfinished" / cell, PLACE, self.open, play, done)
+
+    def searched(self, name: str) -> bool:
+        """Whether all trials of an agent are there."""
+        if self.config.searchers > 1:
+            return len(made(joint_study(self.journal(name)))) >= self.config.trials
+        path = self.trials(name)
+        return path.exists() and len(read_json(path)) >= self.config.trials
+
+    def trials(self, name: str) -> Path:
+        """The file of the trials that one worker made."""
+        return self.config.work / f"{name}.trials.json"
+
+    def journal(self, name: str) -> Path:
+        """The file of the trials that several workers made."""
+        return self.config.work / f"{name}.journal"
+
+    def default(self, name: str) -> dict[str, float]:
+        """The defaults of those parameters of an agent that are searched."""
+        return defaults_of(AGENTS[name].config(), AGENTS[name].search())
+
+    def study(self, name: str, site: Site) -> optuna.Study:
+        """The search of an agent, made here where it is not made yet."""
+        if self.config.searchers > 1:
+            return joint_study(self.journal(name))
+        search, first = AGENTS[name].search(), [self.default(name)]
+        value, config = partial(self.value, name, site), self.config
+        return trials_of(self.trials(name), value, search, first, config.trials, config.seed, name)
+
+    def join(self, name: str, worker: int, site: Site) -> None:
+        """Make trials of an agent together with other workers."""
+        search, first = AGENTS[name].search(), [self.default(name)]
+        value, config = partial(self.value, name, site), self.config
+        search_together(
+            self.journal(name), value, search, first, config.trials, config.seed, worker
+        )
+
+    def value(self, name: str, site: Site, parameters: dict[str, float], number: int) -> float:
+        """The return that a trial is judged by."""
+        return trained_return(site, self.config, name, parameters, TUNING_RUN)
+
+    def settings(self, name: str, site: Site) -> dict[str, tuple[dict[str, float], Path]]:
+        """The settings of an agent that are repeated, with the files of their returns."""
+        best = dict(self.study(name, site).best_params)
+        return {
+            what: (parameters, self.config.work / f"{name}.{what}.json")
+            for what, parameters in (("default", self.default(name)), ("best", best))
+        }
+
+    def rows(self, name: str, site: Site) -> list[dict[str, Any]]:
+        """A row for each trial of an agent, and for each repetition of default and best."""
+
+        def row(
+            what: str, number: int, value: float | None, parameters: Mapping[str, float]
+        ) -> dict[str, Any]:
+            told = {"agent": name, "what": what, "number": number, "return": value}
+            return {**told, "parameters": json.dumps(dict(parameters))}
+
+        rows = [
+            row("trial", trial.number, trial.value, trial.params)
+            for trial in self.study(name, site).trials
+            if trial.value is not None
+        ]
+        for what, (parameters, path) in self.settings(name, site).items():
+            values = repetitions(site, self.config, name, parameters, path)
+            rows += [row(what, number, value, parameters) for number, value in enumerate(values)]
+        return rows
+
+
+def repeated(config: Config, parameters: Mapping[str, float], path: Path) -> bool:
+    """Whether the returns of all repetitions of a setting are in a file."""
+    return len(_returns(parameters, path)) >= config.repetitions
+
+
+def _returns(parameters: Mapping[str, float], path: Path) -> list[float]:
+    kept: dict[str, Any] = read_object(path) if path.exists() else {}
+    return kept["values"] if kept.get("parameters") == dict(parameters) else []
 
 
 def repetitions(
@@ -158,9 +255,7 @@ def repetitions(
     Returns:
         The return of each repetition.
     """
-    told = dict(parameters)
-    kept: dict[str, Any] = read_object(path) if path.exists() else {}
-    values: list[float] = kept["values"] if kept.get("parameters") == told else []
+    told, values = dict(parameters), _returns(parameters, path)
     for number in range(len(values), config.repetitions):
         values.append(trained_return(site, config, name, parameters, TUNING_RUN + 1 + number))
         write_json(path, {"parameters": told, "values": values})
@@ -220,14 +315,22 @@ def _tune(config: Config) -> None:
     remember_settings(config.work, settings_of(config, only=SAME))
     run = Run("tune_agents", config, results=config.results)
     where = config.elsewhere.where(config.device, config.threads)
+    opening: Callable[[], Site]
     if where is None:
-        site = PLACES[config.place].open(config.markets, config.slates, config.device)
+        place = PLACES[config.place]
+        opening = partial(place.open, config.markets, config.slates, config.device)
     else:
-        site = where.open()
+        opening = where.open
+    site = opening()
     names = playable(config.agents, site)
     if not names:
         raise ValueError(f"agents is {config.agents}, but none of them can learn in {site.env}.")
-    rows = pl.DataFrame([row for name in names for row in tuned_rows(site, config, name)])
+    tuning, places = Tuning(config, tuple(names), opening), Places()
+    places.get(PLACE, lambda: site)
+    crew = Crew(ray=config.ray, threads=config.threads, device=config.device)
+    for tasks in tuning.stages(site):
+        end(play_cells(tasks, crew, "tune_agents", places))
+    rows = pl.DataFrame([row for name in names for row in tuning.rows(name, site)])
     lines = [line(rows, name) for name in names]
     summary = {
         f"{told['agent']}/{key}": Estimate(told[f"return, {key}"], n=config.repetitions)

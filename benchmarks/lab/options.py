@@ -21,13 +21,40 @@ class Threads(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cells(Threads):
-    """Where the cells of a benchmark are played, see `benchmarks.lab.playing`."""
+class OnRay(Checked):
+    """The cluster on which the cells of a benchmark are played, see `benchmarks.lab.playing`."""
 
     ray: str | None = None
     """Ray cluster whose machines play the cells: auto for the one that this machine belongs to, or
     HOST:PORT of its head. All of them must see the checkout and the folders of this command at the
     same paths. By default this process plays the cells, one after the other."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cells(Threads, OnRay):
+    """Where the cells of a benchmark are played, and on how many threads each."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Searchers(OnRay):
+    """The cluster on which parameters are searched for, and how many search together."""
+
+    searchers: int = 1
+    """Number of workers of the cluster that make one search together, each from what all have
+    found. The default gives the trials of one process, search by search at once; with more, trials
+    depend on who is faster."""
+
+    def __post_init__(self) -> None:
+        """Check that there is a cluster where several search.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        super().__post_init__()
+        if self.searchers > 1 and self.ray is None:
+            raise ValueError(
+                f"searchers is {self.searchers}, but it must be 1 where no cluster is named by ray."
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,3 +89,8 @@ class MarketLogs(Checked):
 @dataclass(frozen=True, kw_only=True)
 class Markets(MarketLogs, Device):
     """Logs and rankers of markets, and the device to play on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Crew(Cells, Device):
+    """Who plays the cells of a command that asks for threads and device elsewhere."""

@@ -131,14 +131,30 @@ def policy_trials(
     Raises:
         ValueError: If the file holds the trials of another search.
     """
+    value = value_of_policy(spec, inputs, simulator, episodes, batch)
+    search = search_here(spec, inputs)
+    tried = [{key: one[key] for key in search} for one in first]
+    return trials_of(path, value, search, tried, trials, seed, name)
+
+
+def value_of_policy(
+    spec: PolicySpec, inputs: PolicyInputs, simulator: SlateSimulator, episodes: Tensor, batch: int
+) -> Callable[[Parameters, int], float]:
+    """The mean return of a policy by its parameters, in the trial of a number.
+
+    Args:
+        spec: How the policy is built.
+        inputs: What it is built from.
+        simulator: The shoppers that it serves.
+        episodes: The seeds (E,) of the episodes of every trial.
+        batch: The number of shoppers served at a time.
+    """
 
     def value(parameters: Parameters, number: int) -> float:
         rows = evaluate(spec.build(inputs, parameters), simulator, episodes, batch=batch).rows
         return float(rows["return"].to_numpy().mean())
 
-    search = search_here(spec, inputs)
-    tried = [{key: one[key] for key in search} for one in first]
-    return trials_of(path, value, search, tried, trials, seed, name)
+    return value
 
 
 def suggest(trial: optuna.Trial, search: Mapping[str, Range]) -> Parameters:
