@@ -7,6 +7,7 @@
 #   make audit  known vulnerabilities of the pinned dependencies, where PyPI can be asked
 #   make docs   the documentation, in build/docs; warnings are errors
 #   make kill   kill every command that goes on after it, before and after each of its file operations: hours
+#   make bench-check  what is faster than what, measured again beside the recorded ratios: minutes
 #   make fuzz   odd inputs, fresh ones at each run, and what comes of them
 #
 # Variables:
@@ -33,7 +34,7 @@ AUDIT := .cache/venv-audit
 AUDITOR := pip-audit==2.10.1
 PIP := -m pip --disable-pip-version-check --quiet
 
-.PHONY: help setup demo test test-lowest interop audit lint docs kill fuzz format clean
+.PHONY: help setup demo test test-lowest interop audit lint docs kill fuzz bench-check format clean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -81,6 +82,9 @@ docs: setup
 
 kill: setup
 	OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 $(BIN)/python -m tests.kill --every $(KILL_ARGS)
+
+bench-check: setup
+	OMP_NUM_THREADS=2 MKL_NUM_THREADS=2 $(BIN)/python -m benchmarks.speed.check
 
 format: setup
 	$(BIN)/python -m ruff check --fix-only
