@@ -34,6 +34,7 @@ from recsim_env.shoppers.household.fit import FinetuneConfig, calibrate, fit, ne
 from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.household.peaks import SHOP_TABLES
 from recsim_env.shoppers.household.text import TextTunedShopper
+from recsim_env.shoppers.training import process
 from recsim_env.shoppers.weights import save_model
 
 ENCODERS = ("frozen", "lora", "full")
@@ -82,19 +83,26 @@ def main(config: Config) -> None:
     ready(config.log, console, {"output": config.output} | shipped)
     log = Log.load(config.log)
     told = settings_of(config, only=("shopper", "log", "text_encoder"))
+    if process() > 0:  # of torchrun: the first one writes
+        use_threads(config.threads)
+        trained(config, log)
+        return
     with locked(config.output):
         remember_settings(config.output, told | {TABLES: digest_of(config.log)})
         _finetune(config, log, console)
 
 
+def trained(config: Config, log: Log) -> list[SlateShopper]:
+    """Train all members on histories without the cold items; they are not calibrated yet."""
+    examples = log.examples(cold_hidden=True)
+    return [fit_member(log, examples, config, number) for number in range(config.members)]
+
+
 def _finetune(config: Config, log: Log, console: Console) -> None:
-    # Trained on histories without the cold items, calibrated on histories with them.
+    # Calibrated on histories with the cold items.
     use_threads(config.threads)
     began = time.perf_counter()
-    with console.status("replaying the log"):
-        examples = log.examples(cold_hidden=True)
-    members = [fit_member(log, examples, config, number) for number in range(config.members)]
-    del examples
+    members = trained(config, log)
     examples = log.examples(cold_hidden=False)
     calibrations = [calibrate(member, examples) for member in members]
     check_scales(calibrations)

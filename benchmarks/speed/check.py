@@ -29,7 +29,7 @@ from benchmarks.lab.places import MARKET
 from benchmarks.lab.run import RESULTS, Report, Run, read_rows
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
-from benchmarks.speed import latency, ppo_speed, throughput
+from benchmarks.speed import latency, ppo_loops, ppo_speed, throughput
 from recsim_env.estimates import Estimate
 from recsim_env.settings import SHARE, Within
 
@@ -55,7 +55,7 @@ class Config(Markets, Results):
     """Benchmarks whose ratios are measured again."""
     loss: float = 0.15
     """Largest share of a recorded gain that may be lost beyond the spread of this run."""
-    rounds: int = 3
+    rounds: int = 5
     """Number of turns of every system of `throughput`."""
     updates: int = 5
     """Number of updates of every loop of `ppo_speed`; the first warms up."""
@@ -130,7 +130,7 @@ def ppo_rows(config: Config) -> pl.DataFrame:
         slates=config.slates,
     )
     use_threads(1)
-    return ppo_speed.measure(told)
+    return ppo_loops.measure(told)
 
 
 def latency_rows(config: Config) -> pl.DataFrame:

@@ -1,5 +1,9 @@
 """Training as both learned families do it: the Trainer of transformers, its checkpoints, batches.
 
+Under `torchrun` several processes share each step: a batch comes in parts, and every process
+computes as many of them as the others. Gradients are means over parts, so a training of one process
+with as many parts ends in the same place, but for rounding and dropout.
+
 A training that is interrupted goes on from the newest whole checkpoint and ends as the unbroken one
 would have. Nothing outside notices: the global random generators stand where they stood.
 """
@@ -7,6 +11,7 @@ would have. Nothing outside notices: the global random generators stand where th
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 from collections.abc import Callable, Iterator
@@ -22,12 +27,15 @@ from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState,
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
+from recsim_env import checks
 from recsim_env.files import unwritten
 
 KEPT = 2
 """Checkpoints that are kept of each training, beside the best one."""
-PARTS = ("optimizer.pt", "scheduler.pt", "rng_state.pth")
-"""Files of a Trainer's checkpoint besides weights and state."""
+PARTS = ("optimizer.pt", "scheduler.pt")
+"""Files of a Trainer's checkpoint besides weights, state and generators."""
+GENERATORS = ("rng_state.pth", "rng_state_0.pth")
+"""The file of generators in a checkpoint of one process, and that of the first of several."""
 VALIDATION = "eval_loss"
 """What the Trainer calls the loss on validation data in its state."""
 SHORT = 64
@@ -38,6 +46,10 @@ Progress = Callable[[int, int], None]
 
 class ShopperTrainer(Trainer):
     """The Trainer of transformers, which also logs every part of the loss."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.model_accepts_loss_kwargs = False  # losses are means: those of parts are averaged
 
     def compute_loss(
         self,
@@ -101,6 +113,8 @@ class KeepNewest(TrainerCallback):
         **others: Any,
     ) -> None:
         """Remove old checkpoints after one was written, but for the best one."""
+        if not state.is_world_process_zero:
+            return
         best = state.best_model_checkpoint
         for old in checkpoints(Path(str(args.output_dir)))[:-KEPT]:
             if best is not None and old.name == Path(best).name:
@@ -138,6 +152,7 @@ def _is_whole(checkpoint: Path) -> bool:
         state = json.loads((checkpoint / TRAINER_STATE_NAME).read_text())
         with safe_open(checkpoint / SAFE_WEIGHTS_NAME, framework="pt") as weights:
             there = all((checkpoint / name).stat().st_size > 0 for name in PARTS)
+            there = there and any(_filled(checkpoint / name) for name in GENERATORS)
             return bool(state["global_step"] == step_of(checkpoint) and there and weights.keys())
     except (OSError, ValueError, KeyError, TypeError, SafetensorError):
         return False
@@ -200,7 +215,8 @@ def train(trainer: Trainer, *, resume: bool = True) -> None:
         OSError: If a checkpoint cannot be written; the one before it is whole.
     """
     output, steps = Path(str(trainer.args.output_dir)), trainer.args.max_steps
-    checkpoint = newest_whole(output) if resume else None
+    with trainer.args.main_process_first():  # the others find what it has left
+        checkpoint = newest_whole(output) if resume else None
     if checkpoint is None:
         trainer.train()
     elif _is_over(trainer, checkpoint, steps):  # from here the Trainer would go one step too far
@@ -216,6 +232,50 @@ def _is_over(trainer: Trainer, checkpoint: Path, steps: int) -> bool:
     step = step_of(checkpoint)
     stops = [one for one in trainer.callback_handler.callbacks if isinstance(one, StopEarly)]
     return step >= steps or any(one.is_over(step, history) for one in stops)
+
+
+def _filled(path: Path) -> bool:
+    return path.is_file() and path.stat().st_size > 0
+
+
+def processes() -> int:
+    """The number of processes that `torchrun` started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", 1))
+
+
+def process() -> int:
+    """The number of this process among those of `torchrun`, from 0; the first one writes."""
+    return int(os.environ.get("RANK", 0))
+
+
+def parts_of(parts: int | None) -> int:
+    """In how many parts a batch is computed: those asked for, by default one for each process.
+
+    Raises:
+        ValueError: If the processes cannot share them equally.
+    """
+    shared = processes()
+    found = checks.whole("parts", shared if parts is None else parts, 1)
+    if found % shared:
+        raise ValueError(f"parts is {found}, but it must be a multiple of the {shared} processes.")
+    return found
+
+
+def shared_steps(parts: int, device: torch.device | str) -> dict[str, Any]:
+    """The options of `TrainingArguments` with which processes compute a batch of so many parts.
+
+    Args:
+        parts: the number of parts
+        device: where the training runs
+    """
+    several, on_cpu = processes() > 1, torch.device(device).type == "cpu"
+    return {
+        "gradient_accumulation_steps": parts // processes(),
+        "use_cpu": on_cpu,
+        "ddp_backend": "gloo" if several and on_cpu else None,
+        # Not every batch has rows of all kinds, and parameters that none needs have no gradient.
+        "ddp_find_unused_parameters": True if several else None,
+    }
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from recsim_env.shoppers.household.features import RECENCIES, SHARES, repeat_buc
 from recsim_env.shoppers.household.memory import COUNT, SINCE, Rhythm
 from recsim_env.shoppers.household.model import ROW_KINDS, SlateShopper
 from recsim_env.shoppers.members import check_precision
-from recsim_env.shoppers.training import KeepNewest, ShopperTrainer, train
+from recsim_env.shoppers.training import KeepNewest, ShopperTrainer, parts_of, shared_steps, train
 from recsim_env.shoppers.weights import MOST as SIZES
 
 CEILING_TAIL = 0.001
@@ -171,8 +171,11 @@ def fit(
     *,
     stage: str,
     resume: bool = True,
+    parts: int | None = None,
 ) -> None:
     """Train one stage with the Trainer of transformers, which writes to `folder/stage`.
+
+    Under `torchrun` all processes share each step, and a batch has as many visits as without.
 
     Args:
         model: the model, or one that wraps it
@@ -182,10 +185,14 @@ def fit(
         stage: "pretrain" (baskets only) or "finetune" (baskets and exposure logs)
         resume: whether to go on from the newest whole checkpoint of an interrupted stage, which
             then ends as the unbroken one would have
+        parts: parts of `batch_visits` / `parts` visits that a batch consists of, a multiple of the
+            processes; one for each process by default
 
     Raises:
         OSError: If a checkpoint cannot be written; the one before it is whole.
+        ValueError: If the processes cannot share the parts equally.
     """
+    parts = parts_of(parts)
     pretrain = stage == "pretrain"
     epochs = config.pretrain_epochs if pretrain else config.epochs
     if epochs <= 0:
@@ -200,8 +207,9 @@ def fit(
             for part in examples.split.split(examples.shopper_starts.diff().tolist())
         ]
     )
-    packs = Packs(lengths, config.batch_visits, torch.Generator().manual_seed(config.seed))
-    steps = max(int(epochs * len(packs)), 1)
+    visits = max(config.batch_visits // parts, 1)
+    packs = Packs(lengths, visits, torch.Generator().manual_seed(config.seed))
+    steps = max(int(epochs * len(packs) / parts), 1)
 
     # The training.
     arguments = TrainingArguments(
@@ -223,6 +231,7 @@ def fit(
         report_to=["tensorboard"],
         disable_tqdm=False,
         dataloader_pin_memory=torch.cuda.is_available(),
+        **shared_steps(parts, "cuda" if torch.cuda.is_available() else "cpu"),
     )
     trainer = ShopperTrainer(
         model=model,

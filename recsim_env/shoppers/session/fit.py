@@ -48,6 +48,9 @@ from recsim_env.shoppers.training import (
     TellProgress,
     own_generators,
     packed,
+    parts_of,
+    processes,
+    shared_steps,
     train,
 )
 from recsim_env.shoppers.weights import MOST as SIZES
@@ -193,6 +196,7 @@ def fit_session(
     progress: Progress = lambda step, steps: None,
     folder: Path | str | None = None,
     resume: bool = True,
+    parts: int | None = None,
 ) -> SessionShopper:
     """Fit a model to a log, without the episodes held out; it comes back in `eval()` mode.
 
@@ -212,15 +216,21 @@ def fit_session(
         progress: called after each step with its number and that of all
         folder: where checkpoints and TensorBoard events are written; None keeps none
         resume: whether to go on from the newest whole checkpoint in the folder
+        parts: parts of `batch_episodes` / `parts` episodes that a batch consists of, a multiple of
+            the processes that `torchrun` started, who share each step; one for each by default
 
     Raises:
-        ValueError: If the log has too few episodes to hold some out, or items that the catalogue
+        ValueError: If the processes cannot share the parts equally, or have no folder that they
+            share. If the log has too few episodes to hold some out, or items that the catalogue
             does not have, or a share or the seed is out of its range.
         OSError: If a checkpoint cannot be written; the one before it is whole.
     """
     # What is learned from, and what tells when to stop.
     config = config or SessionFitConfig()
     seed = checks.whole("seed", seed, 0, checks.LARGEST_SEED)
+    parts = parts_of(parts)
+    if folder is None and processes() > 1:
+        raise ValueError("folder is None, but processes of torchrun must share a folder.")
     learn, _ = learn_and_check(sessions, held_out)
     if not isinstance(validation, Sessions):
         learn, validation = learn.split(checks.number("validation", validation, 0, 0.9), seed=1)
@@ -239,7 +249,7 @@ def fit_session(
     )
     _standardise(model, visits)
     _begin_with_rates(model, visits)
-    batches = Batches(visits, config, seed)
+    batches = Batches(visits, config, seed, parts)
     with own_generators(seed):
         if folder is None:
             with TemporaryDirectory() as part:
@@ -319,7 +329,7 @@ def _train(
     resume: bool = False,
 ) -> None:
     """Train with AdamW; `keep` says whether the folder outlives the training."""
-    config, steps = batches.config, len(batches)
+    config, steps = batches.config, batches.steps
     every = max(steps // EVALUATIONS, 1)
     looks = valid is not None
 
@@ -346,8 +356,8 @@ def _train(
         remove_unused_columns=False,
         report_to=["tensorboard"] if keep else [],
         disable_tqdm=True,
-        use_cpu=torch.device(device).type == "cpu",
         dataloader_pin_memory=torch.cuda.is_available(),
+        **shared_steps(batches.parts, device),
     )
 
     # It trains on batches that are packed already, in their order.
@@ -401,17 +411,20 @@ class Batches(Dataset[dict[str, Tensor]]):
 
     Every pass packs the episodes anew (`training.packed`). `share` in a batch is its number of
     visits over the mean of all batches: its loss is weighted by it, so that every visit counts
-    alike.
+    alike. With several `parts` there are so many small batches for each step.
     """
 
-    def __init__(self, visits: Visits, config: SessionFitConfig, seed: int = 0) -> None:
-        self.visits, self.config, self.seed = visits, config, seed
+    def __init__(
+        self, visits: Visits, config: SessionFitConfig, seed: int = 0, parts: int = 1
+    ) -> None:
+        self.visits, self.config, self.seed, self.parts = visits, config, seed, parts
         self._passes: list[list[Tensor]] = [self._packed(0)]
         self._begins = [0]
-        self._steps = max(round(config.epochs * len(self._passes[0])), config.least_steps, 1)
+        passes = config.epochs * len(self._passes[0]) / parts
+        self.steps = max(round(passes), config.least_steps, 1)
 
     def __len__(self) -> int:
-        return self._steps
+        return self.steps * self.parts
 
     def __getitem__(self, step: int) -> dict[str, Tensor]:
         while step >= self._begins[-1] + len(self._passes[-1]):
@@ -428,7 +441,7 @@ class Batches(Dataset[dict[str, Tensor]]):
         }
 
     def _packed(self, number: int) -> list[Tensor]:
-        size = self.config.batch_episodes
+        size = max(self.config.batch_episodes // self.parts, 1)
         return packed(self.visits.length, size, CELLS * size, _generator(self.seed, 0, number))
 
 

@@ -65,10 +65,10 @@ def test_the_command_fails_where_a_gain_is_lost(
     recorded = served(4.0, 2.0)
     monkeypatch.setattr(check, "read_rows", lambda part, results: recorded)
     config = Config(parts=("latency",), results=tmp_path)
-    monkeypatch.setitem(check.MEASURED, "latency", lambda config: served(4.0, 2.1))  # type: ignore[arg-type]
+    monkeypatch.setitem(check.MEASURED, "latency", lambda config: served(4.0, 2.1))
     check.main(config)
     assert "kept" in (tmp_path / "bench_check" / "table.md").read_text()
-    monkeypatch.setitem(check.MEASURED, "latency", lambda config: served(4.0, 3.0))  # type: ignore[arg-type]
+    monkeypatch.setitem(check.MEASURED, "latency", lambda config: served(4.0, 3.0))
     with pytest.raises(SystemExit, match=rf"^2 gains are lost: latency/every_item_over/{WAYS[0]}"):
         check.main(config)
     assert "**lost**" in capsys.readouterr().out

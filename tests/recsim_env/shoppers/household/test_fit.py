@@ -348,7 +348,7 @@ def test_only_whole_checkpoints_count_and_the_others_go(tmp_path: Path) -> None:
         folder = tmp_path / f"checkpoint-{step}"
         folder.mkdir()
         save_file({"a": torch.ones(9)}, folder / "model.safetensors")
-        for name in PARTS:
+        for name in (*PARTS, "rng_state.pth"):
             (folder / name).write_text("there")
         if state is not None:
             (folder / "trainer_state.json").write_text(state)
@@ -363,6 +363,7 @@ def test_only_whole_checkpoints_count_and_the_others_go(tmp_path: Path) -> None:
     checkpoint(16, '{"global_step": 15}')
     checkpoint(18, '{"global_step": 18}', "scheduler.pt")
     checkpoint(20, '{"global_step": 20}', "model.safetensors")
+    checkpoint(21, '{"global_step": 21}', "rng_state.pth")
     checkpoint(22, '{"global_step": 22}')
     cut = tmp_path / "checkpoint-22" / "model.safetensors"
     cut.write_bytes(cut.read_bytes()[:-4])
