@@ -30,6 +30,7 @@ from benchmarks.lab.run import RESULTS, Report, Run, read_rows
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.speed import latency, ppo_loops, ppo_speed, throughput
+from benchmarks.speed.players import LEARNED
 from recsim_env.estimates import Estimate
 from recsim_env.settings import SHARE, Within
 
@@ -108,7 +109,7 @@ RATIOS: Mapping[str, Callable[[pl.DataFrame], Figures]] = {
 def throughput_rows(config: Config) -> pl.DataFrame:
     """Time the environments and SARDINE at the two best numbers of shoppers."""
     told = throughput.Config(
-        envs=(throughput.TRANSFORMER, MARKET, throughput.LEARNED[1]),
+        envs=(*LEARNED, MARKET),
         batches=(1024, 4096, 16384),
         crowd=0,
         rounds=config.rounds,
