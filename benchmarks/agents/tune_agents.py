@@ -130,7 +130,7 @@ class Tuning:
     config: Config
     """How they are made."""
     names: tuple[str, ...]
-    """The agents."""
+    """Names of the agents to tune."""
     open: Callable[[], Site]
     """Opens the place to train in."""
 

@@ -68,7 +68,7 @@ class Outcome:
     """What became of a cell."""
 
     name: str
-    """The cell's name."""
+    """The name of the cell that was played."""
     minutes: float
     """Minutes that it took."""
     left: str | None = None
