@@ -47,6 +47,7 @@ from benchmarks.lab.provenance import ROOT
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.stopwatch import Clock
 from benchmarks.lab.tables import markdown
+from benchmarks.lab.threads import use_threads
 from benchmarks.speed.needs import sizes
 from benchmarks.speed.players import LEARNED, MARKET, PREFIX, Crowd
 from policies.learnable.intents import IntentConfig
@@ -196,7 +197,7 @@ def timed(
 
 def opened(config: Config, folder: Path) -> Site:
     """A market with its log and ranker, which are made on the CPU, small as they are."""
-    torch.set_num_threads(1)
+    use_threads(1)
     world = MarketWorld(MARKET, 0, config.slates, "broad")
     world.open(folder, "cpu")
     return world.open(folder, "cuda")

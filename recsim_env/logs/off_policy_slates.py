@@ -115,7 +115,7 @@ def slate_policy_value(
     model = {"expected": expected, "expected_of_policy": expected_of_policy}
     known = _checked(tables, model)
     ratio = known["chance"] / known["propensity"]
-    down: Floats = np.cumprod(ratio, axis=1)
+    down: Floats = np.cumprod(ratio, axis=1, dtype=np.float64)
     if not down[:, -1].any():
         raise ValueError("chance is 0 in every slate: the policy shows no slate that was logged.")
     additive = _additive_weights(weights, ratio, independent)

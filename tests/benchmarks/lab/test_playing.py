@@ -152,7 +152,7 @@ def cluster() -> Iterator[str]:
         made = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
         made.add_node(**small)
         yield made.address
-        made.shutdown()  # type: ignore[no-untyped-call]
+        made.shutdown()
 
 
 @pytest.mark.slow
