@@ -346,11 +346,11 @@ def report(rows: pl.DataFrame, pairs: pl.DataFrame, samples: int = 1_000) -> Rep
         ("learned without lift", "log lift, later weeks", "learned", "later_lift"),
     ]
     agreement: list[dict[str, object]] = []
-    for one, other, left, right in told:
+    for one, other, left, right in told if len(pairs) > 2 else ():
         found = Estimate(float(np.corrcoef(pairs[left], pairs[right])[0, 1]), n=len(pairs))
         summary[f"pairs/{left}_{right}"] = found
         agreement.append({"of": one, "with": other, "pairs": len(pairs), "correlation": found})
-    table = f"{markdown(lines)}\n{markdown(agreement)}"
+    table = f"{markdown(lines)}\n{markdown(agreement)}" if agreement else markdown(lines)
     return Report(table, summary, picture(summary))
 
 

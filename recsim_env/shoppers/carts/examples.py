@@ -117,11 +117,12 @@ class CartExamples:
         items, offsets = [basket], [torch.zeros(basket.shape)]
         for mark, size in ((1, OWN), (0, OTHERS)):
             free = marks == mark
-            number = free.sum(dim=1, keepdim=True)
+            number = free.sum(dim=1, keepdim=True).clamp(min=1)
             drawn = torch.rand(free.shape, generator=generator).masked_fill(~free, -1.0)
-            found = drawn.topk(size, dim=1)
-            items.append(found.indices.where(found.values >= 0, -1))
-            offsets.append((number / number.clamp(1, size)).log().expand(-1, size))
+            found = drawn.topk(min(size, n), dim=1)
+            others = found.indices.where(found.values >= 0, -1)
+            items.append(F.pad(others, (0, size - others.shape[1]), value=-1))
+            offsets.append((number / number.clamp(max=size)).log().expand(-1, size))
         # an item of the basket was bought before or not, as one that was not bought
         was_held = torch.zeros(len(now), n + 1, dtype=torch.bool)
         was_held.scatter_(1, held.where(held >= 0, n), True)
