@@ -43,6 +43,7 @@ from recsim_env.catalog import Catalog
 from recsim_env.estimates import Estimate, resamples, units_of
 from recsim_env.logs.schema import read_baskets, read_popularity, read_promotions
 from recsim_env.settings import ONE_OR_MORE, settle
+from recsim_env.shoppers.carts.checkout import fit_checkout
 from recsim_env.shoppers.carts.examples import CartExamples, scored_visits
 from recsim_env.shoppers.carts.fit import CompletionFit, fit_completion
 from recsim_env.shoppers.carts.lift import PairLift, log_lift, pair_counts
@@ -83,6 +84,8 @@ class Config(Threads, Results):
     """Most carts that are reported; of more, a random part is taken."""
     tuning_carts: int = 3_000
     """Most carts on which the weights of baselines are chosen."""
+    checkout_baskets: int = 20_000
+    """Most baskets, empty ones among them, from which it learns when a basket is complete."""
     states: int = 16
     """Number of visits over which the learned association of a pair is averaged."""
 
@@ -97,6 +100,7 @@ class Config(Threads, Results):
             baskets=ONE_OR_MORE,
             carts=ONE_OR_MORE,
             tuning_carts=ONE_OR_MORE,
+            checkout_baskets=ONE_OR_MORE,
             states=ONE_OR_MORE,
         )
 
@@ -146,6 +150,14 @@ class Data:
             PairLift(table, catalog.kind, catalog.category),
         )
 
+    def examples(self, most: int, items: int, seed: int) -> CartExamples:
+        """Take baskets of the training weeks with so many items or more, `most` at most."""
+        generator = torch.Generator().manual_seed(seed)
+        chosen = scored_visits(self.visits, self.split["train"], items)
+        order = torch.rand(len(chosen), generator=generator).masked_fill(~chosen, 2.0).argsort()
+        chosen[order[most:]] = False
+        return CartExamples.of(self.visits, self.keys, self.promotions, chosen, generator)
+
     def carts(self, split: str, most: int, seed: int) -> Iterable[Carts]:
         """Hide one item of the baskets of a split."""
         within = self.split[split]
@@ -157,11 +169,7 @@ class Data:
 
 def fitted(config: Config, data: Data, console: Console) -> dict[str, CartCompletion]:
     """Fit the completion and its ablations to the same baskets."""
-    generator = torch.Generator().manual_seed(config.fit.seed)
-    chosen = scored_visits(data.visits, data.split["train"])
-    order = torch.rand(len(chosen), generator=generator).masked_fill(~chosen, 2.0).argsort()
-    chosen[order[config.baskets :]] = False
-    examples = CartExamples.of(data.visits, data.keys, data.promotions, chosen, generator)
+    examples = data.examples(config.baskets, 1, config.fit.seed)
     own_lift = log_lift(data.counts, int(data.split["train"].sum()), left_out=1)
     found = {}
     for name, changes in {
@@ -180,6 +188,9 @@ def fitted(config: Config, data: Data, console: Console) -> dict[str, CartComple
         )
         seconds = time.perf_counter() - start
         console.print(f"{name}: fitted to {len(examples):,} baskets in {seconds:.0f} s")
+    whole = data.examples(config.checkout_baskets, 0, config.fit.seed)
+    assert data.catalog.embedding is not None
+    fit_checkout(found[FULL], whole, data.catalog.embedding, config.fit.seed)
     return found
 
 

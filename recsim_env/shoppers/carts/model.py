@@ -107,6 +107,7 @@ class CartCompletion(CheckedModel):
         self.middle = nn.Linear(h, h // 2)
         self.last = nn.Linear(h // 2, 1)
         self.item_bias = nn.Embedding(config.n_items, 1)
+        self.checkout = nn.Parameter(torch.zeros(d + CONTEXT + 2))
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -151,6 +152,22 @@ class CartCompletion(CheckedModel):
         padding = F.pad(cart < 0, (2, 0), value=False)
         found: Tensor = self.attention(tokens, src_key_padding_mask=padding)[:, 0]
         return found
+
+    def complete(self, visit: Tensor, context: Tensor, cart: Tensor) -> Tensor:
+        """Compute the logits (B,) that nothing more comes into the basket.
+
+        Shapes: visit (B, D) from `visit`; context (B, CONTEXT); cart (B, L) int64, -1 padded.
+        """
+        return self.complete_features(visit, context, cart) @ self.checkout
+
+    def complete_features(self, visit: Tensor, context: Tensor, cart: Tensor) -> Tensor:
+        """Join what `complete` weighs: visit, context, log size of the cart, and a one.
+
+        Returns:
+            (B, D + CONTEXT + 2) float32; the arguments are those of `complete`.
+        """
+        size = (cart >= 0).sum(dim=1, keepdim=True).to(visit.dtype).log1p()
+        return torch.cat([visit, context, size, torch.ones_like(size)], dim=1)
 
     def forward(
         self,
