@@ -29,7 +29,7 @@ from benchmarks.lab import places
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.command import run_command
 from benchmarks.lab.run import RESULTS, Report, read_origin, read_rows, report_again
-from benchmarks.shopper import own_log, verdict_cases
+from benchmarks.shopper import carts, own_log, verdict_cases
 from benchmarks.speed import gpu, latency_report, learning_curves, ppo_speed, throughput
 
 
@@ -53,6 +53,9 @@ def of_league(rows: pl.DataFrame, config: Mapping[str, Any], folder: Path) -> Re
 
 REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = {
     "behaviour": lambda rows, config, folder: behaviour.report(rows),
+    "carts": lambda rows, config, folder: carts.report(
+        rows, pl.read_parquet(folder / "curves.parquet")
+    ),
     "compare": lambda rows, config, folder: compare.report(rows),
     "gpu": lambda rows, config, folder: gpu.report(rows),
     "latency": lambda rows, config, folder: latency_report.report(rows),

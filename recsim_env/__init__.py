@@ -3,6 +3,7 @@
 `import recsim_env` makes its environments known to `gymnasium.make` and `gymnasium.make_vec`:
 
     recsim_env/CompleteJourney-v0   shoppers fine-tuned on the Complete Journey data
+    recsim_env/CompleteJourneyVisit-v0  the same on whole visits: pages, searches and carts
     recsim_env/Market-v0            closed-form shoppers whom greed bores: the truth is known
     recsim_env/MarketAlike-v0       the same with shoppers who are all the median one
     recsim_env/MarketMild-v0        Market-v0 with little to gain from variety
@@ -24,7 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from recsim_env.catalog import Catalog
 from recsim_env.env import SlateEnv
-from recsim_env.registration import EnvConfig, add_preset, make_simulator, register
+from recsim_env.registration import EnvConfig, Later, add_preset, make_simulator, register
 from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs, reward_term
 from recsim_env.shoppers.bundles.config import BUNDLES, BUNDLES_CONTROL
 from recsim_env.shoppers.bundles.population import make_bundles
@@ -43,6 +44,14 @@ if TYPE_CHECKING:
 add_preset(
     "recsim_env/CompleteJourney-v0",
     EnvConfig(shopper=Path(__file__).parent / "data" / "complete_journey"),
+)
+
+add_preset(
+    "recsim_env/CompleteJourneyVisit-v0",
+    EnvConfig(
+        Later("recsim_env.shoppers.carts.population", "load_carts"),
+        {"clicks": 0.2, "purchases": 1.0},
+    ),
 )
 
 for _name, _market, _reward in (

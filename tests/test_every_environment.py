@@ -151,10 +151,11 @@ def test_who_is_trusted_stands_behind_an_environment_that_is_checked_above() -> 
         "BundleShopper",
         "SessionPopulation",
         "LearnedShopper",
+        "CartShopper",
     }
     assert _trusted(Shopper) == trusted
     names = ("Market", "MarketRegulars", "MarketVisit", "Bundle", "LearnedMarket")
-    ids = [f"{name}-v0" for name in (*names, "CompleteJourney")]
+    ids = [f"{name}-v0" for name in (*names, "CompleteJourney", "CompleteJourneyVisit")]
     shoppers = [make_simulator(f"recsim_env/{id}", device="cpu").shopper for id in ids]
     assert {type(shopper).__name__ for shopper in shoppers} == _trusted(Shopper)
 

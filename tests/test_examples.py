@@ -15,6 +15,7 @@ SMALL = {
     "any_weights": [],
     "bundles": [],
     "constrained": [],
+    "household_visits": [],
     "many_goals": [],
     "own_log": [],
     "own_shopper": [],
@@ -67,6 +68,16 @@ def test_many_goals_are_told_side_by_side(tmp_path: Path) -> None:
         "kept",
     ]
     assert 0 < float(told.split("'intra_list_distance': ")[1].split(",")[0]) <= 1
+
+
+def test_pages_of_a_household_show_search_and_cart(tmp_path: Path) -> None:
+    told = run("household_visits", tmp_path)
+    pages = re.findall(r", page (\d+)  store", told)
+    assert len(pages) == 6
+    assert "2" in pages
+    assert "scenario: search" in told
+    assert "query: " in told
+    assert "cart: " in told
 
 
 @pytest.mark.slow

@@ -42,7 +42,6 @@ from benchmarks.shopper.cart_baselines import (
 from recsim_env.catalog import Catalog
 from recsim_env.estimates import Estimate, resamples, units_of
 from recsim_env.logs.schema import read_baskets, read_popularity, read_promotions
-from recsim_env.settings import ONE_OR_MORE, settle
 from recsim_env.shoppers.carts.checkout import fit_checkout
 from recsim_env.shoppers.carts.examples import CartExamples, scored_visits
 from recsim_env.shoppers.carts.fit import CompletionFit, fit_completion
@@ -80,29 +79,14 @@ class Config(Threads, Results):
     """Folder that the fitted completion is written into."""
     baskets: int = 100_000
     """Most baskets of the training weeks that it is fitted to; of more, a random part is taken."""
-    carts: int = 10_000
+    carts: int = 5_000
     """Most carts that are reported; of more, a random part is taken."""
-    tuning_carts: int = 3_000
+    tuning_carts: int = 2_000
     """Most carts on which the weights of baselines are chosen."""
     checkout_baskets: int = 20_000
     """Most baskets, empty ones among them, from which it learns when a basket is complete."""
-    states: int = 16
+    states: int = 4
     """Number of visits over which the learned association of a pair is averaged."""
-
-    def __post_init__(self) -> None:
-        """Check the counts.
-
-        Raises:
-            ValueError: If a field is not as said.
-        """
-        settle(
-            self,
-            baskets=ONE_OR_MORE,
-            carts=ONE_OR_MORE,
-            tuning_carts=ONE_OR_MORE,
-            checkout_baskets=ONE_OR_MORE,
-            states=ONE_OR_MORE,
-        )
 
 
 @dataclass(frozen=True)

@@ -29,9 +29,9 @@ class CompletionFit:
 
     epochs: int = 3
     """Number of passes over the baskets; in each, other parts of them are hidden."""
-    batch: int = 64
+    batch: int = 256
     """Number of baskets of a step."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 5e-3
     """Peak learning rate of AdamW; it rises over a twentieth of the steps and falls to zero."""
     weight_decay: float = 0.05
     """Decoupled weight decay of AdamW."""
