@@ -13,7 +13,7 @@ from recsim_env import checks
 from recsim_env.logs.schema import BASKETS, IMPRESSIONS, SPLITS
 from recsim_env.rollout import Visit, check_playable, rollout
 from recsim_env.shoppers.promises import PLACE
-from recsim_env.shoppers.visits.pages import SCENARIOS
+from recsim_env.shoppers.visits.pages import SCENARIOS, SEARCH
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation, Policy
 
@@ -40,7 +40,9 @@ def record(
     Where shoppers tell the page of their visit (`page` in the observation), the pages of a visit
     share its number, and `purchase` says of every page what was bought of its clicks, now or at a
     later page. Where
-    they tell the scenario by number (`scenario`), its name is logged. Otherwise a step is a visit.
+    they tell the scenario by number (`scenario`), its name is logged, and so are the words of a
+    search as `Shopper.describe` tells them, and a cart (`cart`). Otherwise a step is a visit.
+    The discount of a bundle is logged with it.
 
     Args:
         simulator: The simulator, which is reset.
@@ -66,7 +68,7 @@ def record(
         chance = None
         if propensity is not None:
             chance = _chance(propensity(visit.observation, visit.slates), len(visit.number))
-        parts.append(_visits(visit, arriving.where, chance))
+        parts.append(_visits(visit, arriving.where, arriving.queries, chance))
         progress(len(parts), int((~visit.outcome.ended).sum()))
     return _tables(parts, scenario, policy_name, split)
 
@@ -77,6 +79,7 @@ class _Arriving:
     def __init__(self, policy: Policy, simulator: SlateSimulator) -> None:
         self._policy, self._simulator = policy, simulator
         self.where: dict[str, Tensor] = {}
+        self.queries: list[str | None] | None = None
 
     @property
     def draws(self) -> int:
@@ -84,10 +87,27 @@ class _Arriving:
 
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         self.where = self._simulator.when_and_where()
+        self.queries = _queries(self._simulator, observation)
         return self._policy(observation, draws)
 
 
-def _visits(visit: Visit, where: dict[str, Tensor], propensity: Tensor | None) -> dict[str, Any]:
+def _queries(simulator: SlateSimulator, observation: Observation) -> list[str | None] | None:
+    """The words that each shopper searches for, None outside of searches or where none are told."""
+    if "scenario" not in observation:
+        return None
+    found: list[str | None] = []
+    for row, at in enumerate(observation["scenario"].view(-1).tolist()):
+        words = simulator.describe(row).get("query") if at == SEARCH else None
+        found.append(words if isinstance(words, str) else None)
+    return found
+
+
+def _visits(
+    visit: Visit,
+    where: dict[str, Tensor],
+    queries: list[str | None] | None,
+    propensity: Tensor | None,
+) -> dict[str, Any]:
     """The columns of one step's visits; a shopper who lapsed has no next visit."""
     shown, response = visit.shown, visit.outcome.response
     basket = shown.where(response.clicks, -1) if response.basket is None else response.basket
@@ -103,6 +123,12 @@ def _visits(visit: Visit, where: dict[str, Tensor], propensity: Tensor | None) -
         part["page"] = seen["page"].view(-1).cpu().numpy()
     if "scenario" in seen:
         part["scenario"] = [SCENARIOS[at] for at in seen["scenario"].view(-1).tolist()]
+    if queries is not None:
+        part["query"] = queries
+    if "cart" in seen:
+        part["cart"] = [[item for item in cart if item >= 0] for cart in seen["cart"].tolist()]
+    if "discount" in visit.outcome.info:
+        part["discount"] = visit.outcome.info["discount"].cpu().numpy()
     return part | {
         "shopper": visit.number.cpu().numpy(),
         "slate": [[item for item in slate if item >= 0] for slate in slates],
@@ -128,11 +154,13 @@ def _of_items(slates: list[list[int]], marks: list[list[bool]]) -> list[list[boo
 def _tables(
     parts: list[dict[str, Any]], scenario: str, policy_name: str | None, split: str
 ) -> tuple[pl.DataFrame, pl.DataFrame]:
-    types = {
+    types: dict[str, Any] = {
         "slate": pl.List(pl.Int32),
         "click": pl.List(pl.Boolean),
         "purchase": pl.List(pl.Boolean),
         "items": pl.List(pl.Int32),
+        "query": pl.String,
+        "cart": pl.List(pl.Int32),
     }
     frames = [
         pl.DataFrame(part, schema_overrides={**types, "propensity": pl.Float64}) for part in parts
@@ -142,6 +170,8 @@ def _tables(
         frame = frame.with_columns(page=pl.lit(0))
     if "scenario" not in frame.columns:
         frame = frame.with_columns(scenario=pl.lit(scenario))
+    missing = [name for name in ("query", "cart", "discount") if name not in frame.columns]
+    frame = frame.with_columns(pl.lit(None).alias(name) for name in missing)
     frame = _of_whole_visits(frame.with_columns(visit=(pl.col("page") == 0).cum_sum() - 1))
     frame = frame.with_columns(
         time=pl.lit(DAY_ZERO) + pl.duration(days=pl.col("day"), hours=12),

@@ -49,6 +49,8 @@ class Column:
     """The smallest and the largest value, or those in its lists; None = any."""
     items: bool = False
     """Whether it holds catalogue items, numbers from 0 to below the size of the catalogue."""
+    later: bool = False
+    """Whether tables of earlier versions lack it: it is null there."""
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,30 @@ IMPRESSIONS = Table(
             True,
             (0, 1e9),
         ),
+        Column(
+            "query",
+            pl.String(),
+            "words that were searched for; null: none, or not recorded",
+            nullable=True,
+            later=True,
+        ),
+        Column(
+            "cart",
+            pl.List(pl.Int32()),
+            "items in the cart before the slate, in the order in which they came; null: not "
+            "recorded",
+            nullable=True,
+            items=True,
+            later=True,
+        ),
+        Column(
+            "discount",
+            pl.Float32(),
+            "share of its price that was off the slate if it was bought whole; null: no bundle",
+            nullable=True,
+            span=(0, 1),
+            later=True,
+        ),
         *_RETURN,
     ),
     ("shopper", "time", "visit", "page"),
@@ -208,7 +234,9 @@ IMPRESSIONS = Table(
         *_VISIT_RULES,
         Rule("slate", pl.col("slate").list.len() > 0, "at least one item"),
         *(_complete(name) for name in ("slate", "click", "purchase", "placement", "weight")),
+        _complete("cart"),
         _distinct("slate"),
+        _distinct("cart"),
         Rule(
             "purchase",
             pl.any_horizontal(pl.col("click", "purchase").is_not_null()),
@@ -394,6 +422,9 @@ def _typed(table: Table, frame: pl.DataFrame, path: Path | str) -> pl.DataFrame:
             )
     typed = []
     for column in table.columns:
+        if column.name not in frame.columns and column.later:
+            typed.append(pl.Series(column.name, [None] * len(frame), dtype=column.dtype))
+            continue
         if column.name not in frame.columns:
             raise LogError(
                 f"{path}: column '{column.name}', row 0: found no such column, "

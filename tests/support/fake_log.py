@@ -120,7 +120,7 @@ def _slates(
         slate = rng.permutation(np.flatnonzero(promoted[row["store"], row["week"]]))[:size].tolist()
         slates.append(slate)
         bought.append([item in row["items"] for item in slate])
-    empty = dict.fromkeys(("click", "propensity", "weight"))
+    empty = dict.fromkeys(("click", "propensity", "weight", "query", "cart", "discount"))
     frame = visits.with_columns(
         pl.Series("slate", slates),
         pl.Series("purchase", bought),

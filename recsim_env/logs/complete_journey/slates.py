@@ -287,6 +287,7 @@ def impressions(chosen: pl.DataFrame, samples: list[Sample]) -> pl.DataFrame:
         "placement": lists("placement"),
         "propensity": pl.lit(pl.Series(np.concatenate(drawn))) if drawn else pl.lit(None),
         "weight": lists("weight"),
+        **dict.fromkeys(("query", "cart", "discount"), pl.lit(None)),
     }
     typed = {name: value.cast(schema.IMPRESSIONS.schema[name]) for name, value in columns.items()}
     return (

@@ -47,6 +47,11 @@ LOG_COLUMNS = (
         "probability with which the policy put the item there, given the items above it",
     ),
     PlainColumn("scenario", "what kind of slate it was, such as `home` or `search`"),
+    PlainColumn("query", "words that were searched for"),
+    PlainColumn("cart", "items in the cart before the slate, as a text such as `milk|eggs`"),
+    PlainColumn(
+        "discount", "share of its price, from 0 to 1, that was off the slate if bought whole"
+    ),
 )
 """The log has one row an impressed item; `user_*` columns stand beside these."""
 

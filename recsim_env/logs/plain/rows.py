@@ -21,6 +21,9 @@ from recsim_env.logs.schema import LogError
 SAMPLE = 1000  # values that are looked at to see how times are written
 _WHOLE = "a whole number of 0 or more"
 _CHANCE = "a probability above 0 and up to 1, or nothing"
+_SHARE = "a share from 0 to 1, or nothing"
+BETWEEN = "|"
+"""What stands between two items of a cart."""
 
 
 def read_rows(
@@ -44,8 +47,8 @@ def read_rows(
 
     Returns:
         `ROW`, `shopper`, `item`, `time`, `click`, and those of `session`, `page`, `position`,
-        `purchase`, `policy`, `propensity`, `scenario` that the log has; and what was changed, as
-        sentences.
+        `purchase`, `policy`, `propensity`, `scenario`, `query`, `cart`, `discount` that the log
+        has; and what was changed, as sentences.
 
     Raises:
         LogError: If a value is missing or not as said.
@@ -59,7 +62,7 @@ def read_rows(
     wanted = [ROW, user_text(source, columns.get("user")).alias("user"), times.time.alias("time")]
     wanted += [
         as_text(columns[name], source.schema[columns[name]]).alias(name)
-        for name in ("item", "session", "policy", "scenario")
+        for name in ("item", "session", "policy", "scenario", "query", "cart")
         if name in columns
     ]
     for name in ("page", "position"):
@@ -73,6 +76,8 @@ def read_rows(
         given = is_given(column, source.schema[column])
         bad = (chance.is_null() | (chance <= 0) | (chance > 1)) & given
         wanted += [chance.alias("propensity"), bad.alias("bad")]
+    if "discount" in columns:
+        wanted += _discount(source, columns["discount"])
     wanted += [
         pl.col(columns[name]).alias(name) for name in ("click", "purchase") if name in columns
     ]
@@ -90,7 +95,9 @@ def read_rows(
     rows = rows if rows[ROW].is_sorted() else rows.sort(ROW)
     _check_rows(source, columns, rows, len(items), catalog)
     notes = [times.said]
-    rows = _with_deeds(source, columns, rows.drop("bad", strict=False), notes)
+    if "cart" in columns:
+        rows = _with_carts(source, columns["cart"], rows, items, catalog)
+    rows = _with_deeds(source, columns, rows.drop("bad", "wrong", strict=False), notes)
     return _in_time(source, columns, rows, notes), notes
 
 
@@ -108,11 +115,46 @@ def _check_rows(
         "page": (pl.col("page").is_null() | (pl.col("page") < 0), _WHOLE),
         "position": (pl.col("position").is_null() | (pl.col("position") < 0), _WHOLE),
         "propensity": (pl.col("bad"), _CHANCE),
+        "discount": (pl.col("wrong"), _SHARE),
         "session": (pl.col("session").is_null(), "the id of a visit"),
     }
     for name, (broken, expected) in rules.items():
         if name in columns and (wrong := first_rows(rows, broken)):
             raise source.fault(columns[name], wrong[0], expected, wrong[1])
+
+
+def _discount(source: Source, column: str) -> list[pl.Expr]:
+    """Read discounts, with a column `wrong` that marks values that are none."""
+    share = as_number(column, source.schema[column])
+    given = is_given(column, source.schema[column])
+    wrong = (share.is_null() | (share < 0) | (share > 1)) & given
+    return [share.alias("discount"), wrong.alias("wrong")]
+
+
+def _with_carts(
+    source: Source, column: str, rows: pl.DataFrame, items: pl.DataFrame, catalog: str
+) -> pl.DataFrame:
+    """Read carts as lists of numbers of items; an item that stands there twice counts once.
+
+    Raises:
+        LogError: If a cart holds an item that the catalogue does not have.
+    """
+    texts = rows.select("cart").unique().drop_nulls()
+    listed = texts.with_columns(name=pl.col("cart").str.split(BETWEEN)).explode("name")
+    listed = listed.with_columns(pl.col("name").str.strip_chars()).filter(pl.col("name") != "")
+    known = items.select(name="item", number=pl.int_range(pl.len(), dtype=pl.Int32))
+    numbered = listed.join(known, on="name", how="left", maintain_order="left")
+    strange = numbered.filter(pl.col("number").is_null())["cart"].unique()
+    if len(strange) and (wrong := first_rows(rows, pl.col("cart").is_in(strange.implode()))):
+        expected = f"items of {catalog} with {BETWEEN!r} between them, or nothing"
+        raise source.fault(column, wrong[0], expected, wrong[1])
+    carts = numbered.group_by("cart", maintain_order=True).agg(
+        pl.col("number").unique(maintain_order=True)
+    )
+    found = rows.join(carts, on="cart", how="left", maintain_order="left")
+    empty = pl.lit([], dtype=pl.List(pl.Int32))
+    given = pl.when(pl.col("cart").is_not_null()).then(pl.col("number").fill_null(empty))
+    return found.with_columns(given.alias("cart")).drop("number")
 
 
 def _with_deeds(

@@ -15,7 +15,7 @@ ALONE = 0.9
 """Share of slates of one item from which on rows of a slate are taken to have times of their own,
 where positions or pages tell the slates apart."""
 _LISTS = ("item", "click", "purchase")
-_FIRST = ("shopper", "visit", "page", "scenario")
+_FIRST = ("shopper", "visit", "page", "scenario", "query", "cart", "discount")
 
 
 @dataclass

@@ -64,7 +64,7 @@ def impressions_of(slates: pl.DataFrame, split: pl.Series, name: str) -> pl.Data
         split=split.gather(slates["shopper"]),
         **{
             missing: pl.lit(None)
-            for missing in ("policy", "purchase", "propensity")
+            for missing in ("policy", "purchase", "propensity", "query", "cart", "discount")
             if missing not in has
         },
     )

@@ -10,6 +10,7 @@ import torch
 from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.files import replacing
+from recsim_env.logs.plain.rows import BETWEEN
 from recsim_env.logs.schema import IMPRESSIONS, check_table
 from recsim_env.tables import write_parquet
 
@@ -25,7 +26,8 @@ def write_plain(
 ) -> None:
     """Write a log and its catalogue as two plain tables, which `read_plain` reads again.
 
-    Slates, responses, policies, log-probabilities and times are the same then. Splits, gaps and the
+    Slates, responses, policies, log-probabilities, searches, carts, discounts and times are the
+    same then. Splits, gaps and the
     time that users were watched are not written: they follow from the log.
 
     Args:
@@ -64,9 +66,10 @@ def plain_rows(impressions: pl.DataFrame, declared: pl.DataFrame | None = None) 
         pl.coalesce("click", "purchase").alias("click"),
         *[
             pl.col(name)
-            for name in ("purchase", "policy", "scenario")
+            for name in ("purchase", "policy", "scenario", "query", "discount")
             if impressions[name].null_count() < len(impressions)
         ],
+        *([_cart()] if impressions["cart"].null_count() < len(impressions) else []),
         *(
             [(pl.col("propensity") / length).exp().alias("propensity")]
             if impressions["propensity"].null_count() < len(impressions)
@@ -90,6 +93,13 @@ def plain_rows(impressions: pl.DataFrame, declared: pl.DataFrame | None = None) 
         )
         rows = rows.join(said, on="shopper", how="left", maintain_order="left")
     return rows.drop("shopper")
+
+
+def _cart() -> pl.Expr:
+    """Write carts as texts; an empty one, which is not an unknown one, is `BETWEEN` alone."""
+    cart = pl.col("cart")
+    joined = cart.list.eval(pl.element().cast(pl.String)).list.join(BETWEEN)
+    return pl.when(cart.list.len() == 0).then(pl.lit(BETWEEN)).otherwise(joined).alias("cart")
 
 
 def plain_items(catalog: Catalog, *, embedding: bool = False) -> pl.DataFrame:

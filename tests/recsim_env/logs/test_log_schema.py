@@ -60,6 +60,9 @@ def impressions() -> pl.DataFrame:
         "placement": [[0, 11], None, [3]],
         "propensity": [-1.5, None, 0.0],
         "weight": [None, [1.0, 2.5, 2.5], [1.0]],
+        "query": [None, "yogurt", None],
+        "cart": [None, [], [3, 0]],
+        "discount": [None, 0.25, 0.0],
         **ends(3),
     }
     return typed(schema.IMPRESSIONS, columns)
@@ -114,6 +117,17 @@ def test_small_tables_come_back_as_written(tmp_path: Path) -> None:
     assert schema.read_shoppers(path).equals(shoppers)
 
 
+def test_tables_of_earlier_versions_have_neither_search_nor_cart(
+    impressions: pl.DataFrame, tmp_path: Path
+) -> None:
+    older = impressions.drop("query", "cart", "discount")
+    older.write_parquet(tmp_path / "a.parquet")
+    read = schema.read_impressions(tmp_path / "a.parquet", 5)
+    assert read.schema == impressions.schema
+    assert read.select(older.columns).equals(older)
+    assert all(read[name].null_count() == 3 for name in ("query", "cart", "discount"))
+
+
 def test_columns_come_back_in_the_order_of_the_schema(baskets: pl.DataFrame) -> None:
     shuffled = baskets.select(*reversed(baskets.columns))
     assert schema.check_table(schema.BASKETS, shuffled, "log.parquet", 5).equals(baskets)
@@ -127,6 +141,9 @@ def test_columns_come_back_in_the_order_of_the_schema(baskets: pl.DataFrame) -> 
         ("gap", 1, -2, "column 'gap', row 1: found -2, expected a value from 0 to 36500."),
         ("gap", 0, 9, "column 'gap', row 0: found 9, expected a gap within follow_up."),
         ("split", 2, "dev", "column 'split', row 2: found dev, expected one of train, valid, test."),
+        ("cart", 2, [3, 3], "column 'cart', row 2: found [3, 3], expected distinct items."),
+        ("cart", 2, [5], "column 'cart', row 2: found [5], expected catalogue items from 0 to 4."),
+        ("discount", 1, 1.5, "column 'discount', row 1: found 1.5, expected a value from 0 to 1."),
         ("slate", 2, [], "column 'slate', row 2: found [], expected at least one item."),
         ("slate", 0, [4, None], "column 'slate', row 0: found [4, None], expected a list without nulls."),
         ("slate", 0, [4, 4], "column 'slate', row 0: found [4, 4], expected distinct items."),

@@ -93,6 +93,7 @@ def table(**columns: Any) -> pl.DataFrame:
         "placement": [None] * rows,
         "propensity": [None] * rows,
         "weight": [None] * rows,
+        **{name: [None] * rows for name in ("query", "cart", "discount")},
         "gap": [1] * rows,
         "follow_up": [1] * rows,
         "split": ["train"] * rows,

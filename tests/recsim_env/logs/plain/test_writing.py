@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import polars as pl
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from recsim_env.logs.plain import catalog_of, read_plain, write_plain
 from recsim_env.logs.record import record
+from recsim_env.logs.schema import LogError
 from recsim_env.logs.sessions import Sessions
 from recsim_env.registration import make_simulator
 from recsim_env.types import Observation
@@ -77,6 +79,64 @@ def test_a_log_is_read_as_it_was_written(suffix: str, tmp_path: Path) -> None:
     torch.testing.assert_close(catalog.embedding, simulator.catalog.embedding)
     torch.testing.assert_close(catalog.price, simulator.catalog.price)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([log.name, goods.name])
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_searches_carts_and_discounts_are_read_as_they_were_written(
+    suffix: str, tmp_path: Path
+) -> None:
+    simulator = make_simulator("recsim_env/MarketVisit-v0", device="cpu", horizon_days=6)
+    table, _ = record(simulator, Twice(), torch.arange(SHOPPERS), split="train")
+    table = table.with_columns(discount=(pl.col("page") * 0.25).cast(pl.Float32).clip(0, 0.75))
+    table = table.with_columns(discount=pl.when(pl.col("page") != 1).then("discount"))
+    log, goods = tmp_path / f"log{suffix}", tmp_path / f"items{suffix}"
+    write_plain(table, simulator.catalog, log, goods)
+    back = read_plain(log, goods).impressions
+    for name in ("slate", "scenario", "query", "cart", "discount", "page"):
+        assert back[name].equals(table[name]), name
+    assert 0 < table["query"].null_count() < len(table)
+    assert 0 < table["discount"].null_count() < len(table)
+    assert int(table["cart"].list.len().max()) > 1  # type: ignore[arg-type]
+
+
+def test_a_cart_that_is_not_known_is_not_empty(tmp_path: Path) -> None:
+    table, _ = played()
+    marks = pl.int_range(pl.len()) % 3
+    empty = pl.lit([], dtype=pl.List(pl.Int32))
+    table = table.with_columns(
+        cart=pl.when(marks == 0)
+        .then(empty)
+        .when(marks == 1)
+        .then(pl.lit([4, 2], pl.List(pl.Int32)))
+    )
+    simulator = make_simulator("recsim_env/Market-v0", device="cpu")
+    log, goods = tmp_path / "log.csv", tmp_path / "items.csv"
+    write_plain(table, simulator.catalog, log, goods)
+    assert read_plain(log, goods).impressions["cart"].equals(table["cart"])
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "expected"),
+    [
+        ("cart", "4|strange", "items of"),
+        ("discount", "2", "a share from 0 to 1, or nothing"),
+        ("discount", "much", "a share from 0 to 1, or nothing"),
+    ],
+)
+def test_what_is_no_cart_and_no_discount_is_refused(
+    column: str, value: str, expected: str, tmp_path: Path
+) -> None:
+    table, _ = played()
+    simulator = make_simulator("recsim_env/Market-v0", device="cpu")
+    log, goods = tmp_path / "log.parquet", tmp_path / "items.parquet"
+    write_plain(table, simulator.catalog, log, goods)
+    rows = pl.read_parquet(log).with_columns(
+        pl.when(pl.int_range(pl.len()) == 7).then(pl.lit(value)).alias(column)
+    )
+    with pytest.raises(LogError, match=f"column '{column}', row 7: found '{re.escape(value)}'"):
+        read_plain(rows, goods)
+    with pytest.raises(LogError, match=f"expected {expected}"):
+        read_plain(rows, goods)
 
 
 def test_sessions_are_the_same(tmp_path: Path) -> None:

@@ -413,6 +413,14 @@ def test_the_pages_of_a_visit_are_one_visit_of_a_log() -> None:
         "visit", pl.col("items").list.sort().alias("slate")
     )
     assert bought.sort("visit").equals(paid.sort("visit"))
+    # what was searched for, and what lay in the cart before the page
+    searched = shown["scenario"] == "search"
+    assert shown.filter(searched)["query"].str.contains(r"^category \d+$").all()
+    assert shown.filter(~searched)["query"].null_count() == int((~searched).sum())
+    assert shown["cart"].null_count() == 0
+    assert (shown.filter(pl.col("page") == 0)["cart"].list.len() == 0).all()
+    held = shown.filter(pl.col("scenario") == "cart")
+    assert (held["cart"].list.len() > 0).all()
     log = Sessions.of(shown)
     assert log.purchases is not None
     assert int(log.purchases.sum()) > 10
