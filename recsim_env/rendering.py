@@ -51,7 +51,7 @@ class Ending:
     day: float
     lapsed: bool
     truncated: bool
-    carried: bool = False
+    carried: int = 0
 
     @property
     def sentence(self) -> str:
@@ -66,8 +66,11 @@ class Ending:
     @property
     def besides(self) -> str:
         """What was bought outside of the slate, in words; empty where nothing was."""
-        where = "from earlier pages" if self.carried else "elsewhere in the store"
-        return f"{self.elsewhere} more bought {where}" if self.elsewhere else ""
+        counts = {
+            "from earlier pages": self.carried,
+            "elsewhere in the store": self.elsewhere - self.carried,
+        }
+        return ", ".join(f"{count} more bought {where}" for where, count in counts.items() if count)
 
 
 @dataclass(frozen=True)
@@ -193,7 +196,7 @@ def _details(text: str, path: str) -> str:
 
 def _ending(row: int, outcome: Outcome) -> Ending:
     info = {name: value[row].item() for name, value in outcome.info.items()}
-    prefix = "reward_terms/"
+    prefix, carried = "reward_terms/", outcome.response.carried
     return Ending(
         reward=outcome.reward[row].item(),
         terms={
@@ -202,7 +205,7 @@ def _ending(row: int, outcome: Outcome) -> Ending:
             if name.startswith(prefix)
         },
         elsewhere=int(info["elsewhere"]),
-        carried=outcome.response.carried is not None,
+        carried=0 if carried is None else int((carried[row] >= 0).sum()),
         gap_days=info["gap_days"],
         day=info["day"],
         lapsed=bool(outcome.terminated[row]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from recsim_env.env import SlateEnv
 from recsim_env.shoppers.carts.config import CartVisitsConfig
 from recsim_env.shoppers.carts.population import (
     COMPLETION,
@@ -237,3 +239,24 @@ def test_a_folder_of_something_else_is_refused(tmp_path: Path) -> None:
     save_file(tensors, path)
     with pytest.raises(ValueError, match="of_item goes from 0 to 1000000, but there are 571"):
         load_carts(CPU, completion=tmp_path / "other")
+
+
+def test_a_frame_tells_what_the_list_bought_from_what_the_pages_sold() -> None:
+    env = SlateEnv("recsim_env/CompleteJourneyVisit-v0", device="cpu", render_mode="ansi")
+    seen, _ = env.reset(seed=4)
+    told = []
+    for _ in range(30):
+        best = (-seen["popularity"]).argsort(kind="stable")[:K]
+        seen, _, ended, _, info = env.step(seen["candidates"][best])
+        frame = str(env.render())
+        counts = {
+            where: int(found[1])
+            if (found := re.search(rf"(\d+) more bought {where}", frame))
+            else 0
+            for where in ("from earlier pages", "elsewhere in the store")
+        }
+        assert sum(counts.values()) == int(info["elsewhere"])
+        told.append(counts)
+        if ended:
+            break
+    assert sum(one["elsewhere in the store"] for one in told) > 0
