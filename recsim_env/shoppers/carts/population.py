@@ -127,6 +127,7 @@ class CartShopper(LearnedShopper):
         super().__init__(shop, slate_size, options, never_leave=never_leave)
         self.config = of_kind("config", config, CartVisitsConfig)
         self._carts = carts
+        self._usually_bought = self._most_new = None  # a visit of many pages may buy any number
         new = self._draws[2]
         self._arrival_draws = (REMEMBERED, new)
         # uniform numbers of a page: slate, end, next page, search, return, next list

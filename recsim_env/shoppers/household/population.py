@@ -168,6 +168,8 @@ class LearnedShopper(Shopper[LearnedState]):
         )
         self.shop = shop
         self.options = options
+        self._usually_bought: int | None = USUALLY_BOUGHT
+        self._most_new: int | None = slate_size + MOST_NEW_ITEMS
         self.facts: LogFacts = shop.facts
         self._bins = shop.model.config.gap_bins
         self._keys = shop.keys
@@ -435,8 +437,8 @@ class LearnedShopper(Shopper[LearnedState]):
             torch.arange(len(basket), device=self.device),
             bought,
             state.day,
-            usual=USUALLY_BOUGHT,
-            most_new=self.slate_size + MOST_NEW_ITEMS,
+            usual=self._usually_bought,
+            most_new=self._most_new,
         )
         back, leaving = back_by(logits, self.options.pessimism)
         come = draws[:, 0] * (1 - leaving) if self.never_leave else draws[:, 0]
