@@ -104,7 +104,7 @@ def test_a_tiny_run_ranks_the_same_carts_by_every_model(
     write_shop(tmp_path / "log")
     told = carts.Config(
         log=tmp_path / "log",
-        fit=CompletionFit(epochs=4, hidden_size=8, head_size=8),
+        fit=CompletionFit(epochs=4, batch=64, learning_rate=3e-3, hidden_size=8, head_size=8),
         output=tmp_path / "model",
         carts=120,
         tuning_carts=60,
