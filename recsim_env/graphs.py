@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from recsim_env import trees
+from recsim_env.shoppers.base import name_of
 from recsim_env.simulator import Episodes, SlateSimulator
 from recsim_env.tensors import copied, shared
 from recsim_env.types import Observation, Outcome
@@ -86,10 +87,18 @@ class GraphedSimulator(SlateSimulator):
     It gives the same episodes as `SlateSimulator` by the same calls. After `reset`, `restore` and
     `keep` the first steps run as usual, and the next one is captured; what a step needs for its
     work stays allocated. On a CPU all steps run as usual.
+
+    Raises:
+        ValueError: If the shoppers say that their steps cannot be replayed (`Shopper.replayable`).
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if not self.shopper.replayable:
+            raise ValueError(
+                f"graphs is True, but a step of {name_of(self.shopper)} depends on numbers that "
+                "only the step finds out, so that it cannot be replayed: leave graphs out."
+            )
         self._forget()
 
     def reset(self, seeds: Tensor, *, staying: bool = False) -> Observation:

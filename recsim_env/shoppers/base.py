@@ -93,6 +93,9 @@ class Shopper(ABC, Generic[S]):
     """Whether `Response.purchases` is there, beside the clicks."""
     tells_outside_reward: bool = False
     """Whether `Response.outside_reward` is there, what somebody else's environment pays."""
+    replayable: bool = True
+    """Whether a step asks no tensor for its numbers, so that a GPU can replay it
+    (`recsim_env.graphs`)."""
     discounts: tuple[float, ...] = ()
     """Levels of discount at which a slate can be offered, the first of which is 0. Where there are
     some, a slate is a bundle: the action has a level behind the items, `respond_to_offer` is asked

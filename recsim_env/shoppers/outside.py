@@ -181,6 +181,7 @@ class OutsideShopper(Shopper[OutsideState]):
     """
 
     tells_outside_reward = True
+    replayable = False
 
     def __init__(self, spec: OutsideSpec, device: torch.device) -> None:
         size = _slate_size(spec)

@@ -102,6 +102,11 @@ def test_graphs_need_a_gpu() -> None:
         make_simulator("recsim_env/Market-v0", device="cpu", graphs=True)
 
 
+def test_steps_that_depend_on_their_numbers_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"^graphs is True, but a step of CartShopper depends on"):
+        graphed("CompleteJourneyVisit-v0")
+
+
 def test_a_captured_function_runs_as_usual_on_a_cpu() -> None:
     calls: list[int] = []
 

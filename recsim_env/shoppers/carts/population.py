@@ -112,6 +112,7 @@ class CartShopper(LearnedShopper):
     """
 
     tells_purchases = True
+    replayable = False
     trusted = True
 
     def __init__(

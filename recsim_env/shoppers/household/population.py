@@ -44,12 +44,12 @@ from recsim_env.tensors import looked_up, places, repeated
 from recsim_env.types import MAX_DAYS, Observation, Response
 
 MOST_NEW_ITEMS = 16
+"""Most new items that a shopper buys in a visit."""
 USUALLY_CONSIDERED = 32
 """Remembered items whose chance is computed at a visit, on average over many shoppers at most: what
 a GPU has room for (`tensors.places`). The shipped shoppers have 13."""
 USUALLY_BOUGHT = 20
 """Items of a basket, likewise. The shipped shoppers buy 5."""
-"""Most new items that a shopper buys in a visit."""
 SCORED_TOGETHER = 4096
 """Items that are scored together on a CPU, so that what they touch stays in its cache."""
 

@@ -92,8 +92,8 @@ def test_the_basket_stands_first_and_the_others_were_not_bought(
         basket = visits.padded(order[row : row + 1])[0]
         first = examples.items[row, :LARGEST_BASKET]
         assert sorted(first[first >= 0].tolist()) == sorted(basket[basket >= 0].tolist())
-        rest = examples.items[row, LARGEST_BASKET:]
-        rest = rest[rest >= 0].tolist()
+        others = examples.items[row, LARGEST_BASKET:]
+        rest = others[others >= 0].tolist()
         assert len(rest) == len(set(rest)) == ITEMS - int((basket >= 0).sum())  # a small catalogue
         assert not set(rest) & set(basket.tolist())
 
