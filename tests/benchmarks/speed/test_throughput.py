@@ -67,7 +67,9 @@ def test_networks_take_a_share_of_a_step(env: str) -> None:
 
 def test_everyone_plays_and_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(throughput, "PEERS", {})
-    config = Config(envs=(MARKET,), batches=(1, 4), twice=8, crowd=0, rounds=2, seconds=0.01)
+    config = Config(
+        device="cpu", envs=(MARKET,), batches=(1, 4), twice=8, crowd=0, rounds=2, seconds=0.01
+    )
     rows = measure(config)
     assert rows.schema == pl.Schema(ROW)
     speed = rows.filter(pl.col("what") == "speed")
