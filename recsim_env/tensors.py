@@ -89,9 +89,9 @@ class Places(NamedTuple):
     """Places of a mask (B, L) where it holds, P of them."""
 
     rows: Tensor
-    """(P,) int64."""
+    """(P,) int64, ascending but for what fills the list up."""
     columns: Tensor
-    """(P,) int64."""
+    """(P,) int64, in each row from left to right."""
     held: Tensor | None
     """(P,) bool, False where a place only fills the list up; None where all are real."""
 

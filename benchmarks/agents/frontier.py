@@ -65,6 +65,7 @@ from policies import POLICIES
 from policies.goals import checked_goals
 from policies.inputs import PolicyInputs
 from policies.learnable.conditioned import ConditionedPolicy
+from recsim_env import make_simulator
 from recsim_env.files import locked, read_json, write_json
 from recsim_env.settings import SHARE, Within, put
 from recsim_env.simulator import SlateSimulator
@@ -349,16 +350,19 @@ PLAYED: Mapping[str, Callable[[Cell, Ground], list[Row]]] = {
 
 
 def opened(config: Config, world: int) -> Site:
-    """The place of a world; its log and ranker are made where they are missing.
-
-    Raises:
-        ValueError: If its shoppers or its catalogue cannot serve a goal.
-    """
+    """The place of a world; its log and ranker are made where they are missing."""
     known = {(place.env, place.world): place for place in PLACES.values() if not place.believing}
     place = known.get((config.env, world), Place(config.env, world))
-    site = place.open(config.markets, config.slates, config.device)
-    site.simulator("evaluation", reward=dict.fromkeys(config.goals, 1.0))
-    return site
+    return place.open(config.markets, config.slates, config.device)
+
+
+def check_served(config: Config) -> None:
+    """Check that the shoppers can serve the goals, before anything is made.
+
+    Raises:
+        ValueError: If they cannot.
+    """
+    make_simulator(config.env, device=config.device, reward=dict.fromkeys(config.goals, 1.0))
 
 
 def play(cell: Cell, site: Site) -> None:
@@ -389,6 +393,7 @@ def main(config: Config) -> None:
         ValueError: If the folder holds cells with other settings, or nobody played yet.
     """
     use_threads(config.threads)
+    check_served(config)
     name = "-".join(["frontier", config.own]) if config.own else "frontier"
     run = Run(name, config, results=config.results)
     free = ("contenders", "worlds", "seeds", "batch", "device", "threads", "results", "work")

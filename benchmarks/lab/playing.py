@@ -127,6 +127,7 @@ def play_cells(
     missing = [task for task in tasks if not task.done()]
     places = places or Places()
     if not missing:
+        _tidy(tasks)  # a process that was killed after its last cell left a lock behind
         return []
     failed = []
     with contextlib.ExitStack() as stack:

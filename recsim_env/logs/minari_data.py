@@ -279,17 +279,18 @@ def log_of(
         scenario=pl.lit("simulated"),
         policy=pl.lit(name, pl.String()),
         page=pl.lit(0),
-        purchase=pl.lit(None),
-        placement=pl.lit(None),
-        propensity=pl.lit(None),
-        weight=pl.lit(None),
         split=pl.lit(split),
     )
     if not len(table):
         raise ValueError("dataset has no slate that showed an item, but a log needs some.")
     types = {"shopper": pl.Int64(), "declared": pl.List(pl.Float32)}
     declared = pl.DataFrame(said, schema=types, orient="row") if said else None
-    return table.select(pl.col(at).cast(to) for at, to in IMPRESSIONS.schema.items()), declared
+    # what a dataset does not tell is empty
+    told = [
+        (pl.col(name) if name in table.columns else pl.lit(None)).cast(kind).alias(name)
+        for name, kind in IMPRESSIONS.schema.items()
+    ]
+    return table.select(told), declared
 
 
 def _visits(episode: Any, shopper: int, first: int) -> pl.DataFrame:

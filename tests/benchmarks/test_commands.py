@@ -19,6 +19,11 @@ from tests.test_layout import ROOT, imported, parse, sources
 README = ROOT / "benchmarks" / "README.md"
 STARTS = {
     "benchmarks.agents.demo": {"benchmarks.agents.train", "benchmarks.agents.compare"},
+    "benchmarks.speed.check": {
+        "benchmarks.speed.latency",
+        "benchmarks.speed.ppo_speed",
+        "benchmarks.speed.throughput",
+    },
 }
 """Commands that consist of others; `benchmarks.again` asks all of them for their reports."""
 AGAIN = "benchmarks.again"

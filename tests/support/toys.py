@@ -102,10 +102,7 @@ class ToyShopper(Shopper[ToyState]):
         return self._offers[state.visit % 3]
 
     def observe(self, state: ToyState) -> dict[str, Tensor]:
-        # among equals the first item: `topk` takes another one on a GPU
-        counts, items = (
-            part[:, :MEMORY] for part in state.bought.sort(dim=1, descending=True, stable=True)
-        )
+        counts, items = state.bought.topk(MEMORY, dim=1)
         since = state.day.unsqueeze(1) - state.bought_day
         known = counts > 0
         candidates = self.candidates(state)

@@ -52,7 +52,7 @@ class LimitOptions:
 
     @property
     def constraint(self) -> Constraint:
-        """The limit."""
+        """The limit as it is told, or the agent's own where none is."""
         if self.term is None or self.direction is None or self.limit is None:
             return ConstrainedConfig().constraint
         return Constraint(self.term, self.direction, self.limit, self.relative)

@@ -27,9 +27,9 @@ class Training:
     """A training of one seed, from its options to the shoppers that it learns from."""
 
     config: Config
-    """Its options."""
+    """Options of the command."""
     site: Site
-    """The place."""
+    """The place in which it learns."""
     setup: TrainingSetup
     """Its shoppers, its seed and its length, the search after PPO included."""
     sizes: Sizes
