@@ -18,6 +18,7 @@ import tyro
 
 from benchmarks.agents import (
     behaviour,
+    bundle,
     compare,
     league,
     league_report,
@@ -57,6 +58,7 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
     "carts": lambda rows, config, folder: carts.report(
         rows, pl.read_parquet(folder / "curves.parquet")
     ),
+    "bundle": lambda rows, config, folder: bundle.report(rows),
     "compare": lambda rows, config, folder: compare.report(rows),
     "gpu": lambda rows, config, folder: gpu.report(rows),
     "latency": lambda rows, config, folder: latency_report.report(rows),
