@@ -194,8 +194,7 @@ class Composer:
         self.knobs = tuple(known)
         self._first_scale, self._first_cue = len(on_slate), len(on_slate) + len(scales)
         units = [knob.unit for knob in known.values()]
-        self._units = tuple(units)  # log-odds per unit of intent
-        self.units = torch.tensor(units, dtype=torch.float32)
+        self._units = tuple(units)
         self.offset_vectors = self.config.offset_unit * principal(
             inputs.catalog.embedding, self.config.offset_dims
         )
@@ -213,6 +212,11 @@ class Composer:
     def slate_size(self) -> int:
         """Number of slate positions K."""
         return self._inputs.slate_size
+
+    @property
+    def units(self) -> Tensor:
+        """Log-odds, or what else the knob is in, per unit of each named number: (J,) float32."""
+        return torch.tensor(self._units, dtype=torch.float32)
 
     def intent(self, knobs: Mapping[str, float]) -> Tensor:
         """The constant intent (A,) that sets each knob to its log-odds per unit of the cue.
@@ -235,8 +239,9 @@ class Composer:
         if unknown:
             raise ValueError(f"knobs names {unknown}, but this environment has {list(self.knobs)}.")
         intent = torch.zeros(self.intent_size, dtype=torch.float32)
+        units = self.units
         for at, name in enumerate(self.knobs):
-            intent[at] = knobs.get(name, 0.0) / self.units[at]
+            intent[at] = knobs.get(name, 0.0) / units[at]
         return intent
 
     @torch.no_grad()

@@ -23,14 +23,14 @@ def looked_up(table: Tensor, ids: Tensor) -> Tensor:
         table: (N, ..), contiguous.
         ids: (..) int64, 0 or more.
     """
-    if table.is_cuda and table.ndim > 1 and table[0].numel() <= NARROW:
+    if table.is_cuda and table.ndim > 1 and table.shape[1:].numel() <= NARROW:
         return looked_up_by_number(table, ids)
     return table.index_select(0, ids.flatten()).view(*ids.shape, *table.shape[1:])
 
 
 def looked_up_by_number(table: Tensor, ids: Tensor) -> Tensor:
     """Return `table[ids]`, number by number: torch's kernels on a GPU take a block for each row."""
-    width = table[0].numel()
+    width = table.shape[1:].numel()
     columns = torch.arange(width, device=table.device)
     at = ids.flatten().unsqueeze(1) * width + columns
     return table.view(-1).take(at).view(*ids.shape, *table.shape[1:])

@@ -180,14 +180,8 @@ def _put_rows(node: Any, rows: Tensor, fresh: Any, batch: int, place: str) -> No
         _check_rows(node, batch, place)
         node.put(rows, fresh)
     else:
-        parts, others = _parts(node, place), _parts(fresh, place)
-        if parts.keys() != others.keys():
-            raise TypeError(
-                f"state{place} has the parts {sorted(parts)}, but the fresh rows have "
-                f"{sorted(others)}."
-            )
-        for key, part in parts.items():
-            _put_rows(part, rows, others[key], batch, f"{place}/{key}")
+        for inside, part, other in _parts_of_both(node, fresh, place):
+            _put_rows(part, rows, other, batch, inside)
 
 
 def _mapped(node: Any, function: Callable[[Tensor], Tensor], anything: bool, place: str) -> Any:
@@ -207,23 +201,28 @@ def _mapped(node: Any, function: Callable[[Tensor], Tensor], anything: bool, pla
 def _pairs(node: Any, fresh: Any, place: str) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield the tensors of two trees that stand at the same places."""
     if type(node) is not type(fresh):
-        raise TypeError(f"state{place} is {told(node)}, but the fresh one has {told(fresh)}.")
+        raise TypeError(f"state{place} is {told(node)}, but the fresh rows have {told(fresh)}.")
     if isinstance(node, Tensor):
         if node.dtype is not fresh.dtype or node.shape != fresh.shape:
-            raise TypeError(f"state{place} is {told(node)}, but the fresh one has {told(fresh)}.")
+            raise TypeError(f"state{place} is {told(node)}, but the fresh rows have {told(fresh)}.")
         yield node, fresh
     elif isinstance(node, (*PLAIN, slice)):
         if node != fresh:
-            raise TypeError(f"state{place} is {told(node)}, but the fresh one has {told(fresh)}.")
+            raise TypeError(f"state{place} is {told(node)}, but the fresh rows have {told(fresh)}.")
     else:
-        parts, others = _parts(node, place), _parts(fresh, place)
-        if parts.keys() != others.keys():
-            raise TypeError(
-                f"state{place} has the parts {sorted(parts)}, but the fresh one has "
-                f"{sorted(others)}."
-            )
-        for key, part in parts.items():
-            yield from _pairs(part, others[key], f"{place}/{key}")
+        for inside, part, other in _parts_of_both(node, fresh, place):
+            yield from _pairs(part, other, inside)
+
+
+def _parts_of_both(node: Any, fresh: Any, place: str) -> Iterator[tuple[str, Any, Any]]:
+    """Yield the place of each part of a container, the part, and that of a fresh container."""
+    parts, others = _parts(node, place), _parts(fresh, place)
+    if parts.keys() != others.keys():
+        raise TypeError(
+            f"state{place} has the parts {sorted(parts)}, but the fresh rows have {sorted(others)}."
+        )
+    for key, part in parts.items():
+        yield f"{place}/{key}", part, others[key]
 
 
 def _check_rows(value: Any, batch: int, place: str) -> None:

@@ -393,7 +393,8 @@ def main(config: Config) -> None:
         ValueError: If the folder holds cells with other settings, or nobody played yet.
     """
     use_threads(config.threads)
-    check_served(config)
+    if not config.report_only:
+        check_served(config)
     name = "-".join(["frontier", config.own]) if config.own else "frontier"
     run = Run(name, config, results=config.results)
     free = ("contenders", "worlds", "seeds", "batch", "device", "threads", "results", "work")

@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
+from xml.etree import ElementTree
 
 import numpy as np
 import polars as pl
@@ -131,11 +132,9 @@ def tests() -> Iterator[dict[str, Any]]:
         ]
         done = subprocess.run(command, cwd=ROOT, check=False, capture_output=True, text=True)
         print(done.stdout)
-        told = report.read_text() if report.exists() else ""
-    counts = {
-        name: int(told.partition(f' {name}="')[2].partition('"')[0] or 0)
-        for name in ("tests", "failures", "errors", "skipped")
-    }
+        suite = ElementTree.parse(report).getroot().find("testsuite") if report.exists() else None
+    told = {} if suite is None else suite.attrib
+    counts = {name: int(told.get(name, 0)) for name in ("tests", "failures", "errors", "skipped")}
     failed = counts["failures"] + counts["errors"]
     passed = counts["tests"] - failed - counts["skipped"]
     for what, value in {"passed": passed, "failed": failed}.items():
@@ -283,43 +282,37 @@ def speeds(rows: pl.DataFrame, part: str) -> pl.DataFrame:
     )
 
 
+def values_of(rows: pl.DataFrame, **where: object) -> Any:
+    """The values of the rows that have these numbers and names in their columns."""
+    return rows.filter(**where)["value"].to_numpy()
+
+
 def lines(rows: pl.DataFrame) -> list[dict[str, object]]:
     """A line of the table for each environment, precision and number of shoppers."""
     found: list[dict[str, object]] = []
     rows = rows.with_columns(pl.col("precision").fill_null("fp32"))
-    copied = rows.filter(pl.col("what") == "copy_bytes")["value"].to_numpy()
+    copied = values_of(rows, what="copy_bytes")
     for part in ("simulate", "ppo"):
         simulated, keys = part == "simulate", ["system", "precision", "batch"]
         for (system, precision, batch), own in speeds(rows, part).group_by(
             keys, maintain_order=True
         ):
-            ways = {
-                graphs: own.filter(pl.col("graphs") == graphs)["value"].to_numpy()
-                for graphs in (False, True)
-            }
-            moved = rows.filter(
-                (pl.col("what") == "moved_bytes")
-                & (pl.col("system") == system)
-                & (pl.col("precision") == precision)
-            )["value"].to_numpy()
-            best = max((values.mean() for values in ways.values() if len(values)), default=0.0)
-            peak = rows.filter(
-                (pl.col("what") == "bytes")
-                & (pl.col("system") == system)
-                & (pl.col("precision") == precision)
-                & (pl.col("batch") == batch)
-            )["value"].to_numpy()
+            # the fastest way, beside what memory would allow it
+            eager, graphed = (values_of(own, graphs=graphs) for graphs in (False, True))
+            best = max((values.mean() for values in (eager, graphed) if len(values)), default=0.0)
+            seat = {"system": system, "precision": precision}
+            moved = values_of(rows, what="moved_bytes", **seat)
             share = best * moved.mean() / copied.mean() if len(moved) and len(copied) else None
+            peak = values_of(rows, what="bytes", batch=batch, **seat)
+
             found.append(
                 {
                     "what": "simulation" if simulated else "PPO, all of it",
                     "system": str(system).removeprefix(PREFIX),
                     "precision": precision,
                     "batch": batch,
-                    **{
-                        name: _mean(ways[graphs]) if len(ways[graphs]) else None
-                        for name, graphs in (("eager", False), ("graphs", True))
-                    },
+                    "eager": _mean(eager) if len(eager) else None,
+                    "graphs": _mean(graphed) if len(graphed) else None,
                     "share": share if simulated and system in LEARNED else None,
                     "gib": peak.max() * int(str(batch)) / GIB if simulated and len(peak) else None,
                 }

@@ -285,12 +285,7 @@ def log_of(
         raise ValueError("dataset has no slate that showed an item, but a log needs some.")
     types = {"shopper": pl.Int64(), "declared": pl.List(pl.Float32)}
     declared = pl.DataFrame(said, schema=types, orient="row") if said else None
-    # what a dataset does not tell is empty
-    told = [
-        (pl.col(name) if name in table.columns else pl.lit(None)).cast(kind).alias(name)
-        for name, kind in IMPRESSIONS.schema.items()
-    ]
-    return table.select(told), declared
+    return IMPRESSIONS.completed(table), declared
 
 
 def _visits(episode: Any, shopper: int, first: int) -> pl.DataFrame:

@@ -162,6 +162,8 @@ def _tables(
         "query": pl.String,
         "cart": pl.List(pl.Int32),
     }
+
+    # one row a page, with what a simulator without pages does not tell
     frames = [
         pl.DataFrame(part, schema_overrides={**types, "propensity": pl.Float64}) for part in parts
     ]
@@ -170,21 +172,17 @@ def _tables(
         frame = frame.with_columns(page=pl.lit(0))
     if "scenario" not in frame.columns:
         frame = frame.with_columns(scenario=pl.lit(scenario))
-    missing = [name for name in ("query", "cart", "discount") if name not in frame.columns]
-    frame = frame.with_columns(pl.lit(None).alias(name) for name in missing)
+
+    # the visits that pages belong to, and the columns of both tables
     frame = _of_whole_visits(frame.with_columns(visit=(pl.col("page") == 0).cum_sum() - 1))
     frame = frame.with_columns(
         time=pl.lit(DAY_ZERO) + pl.duration(days=pl.col("day"), hours=12),
         gap=pl.when(pl.col("gap") >= 0).then(pl.col("gap")),
         split=pl.lit(split),
         policy=pl.lit(policy_name),
-        placement=pl.lit(None),
-        weight=pl.lit(None),
     )
-    slates, baskets = (
-        one.select(pl.col(name).cast(dtype) for name, dtype in table.schema.items())
-        for table, one in ((IMPRESSIONS, frame), (BASKETS, frame.unique("visit", keep="last")))
-    )
+    slates = IMPRESSIONS.completed(frame)
+    baskets = BASKETS.completed(frame.unique("visit", keep="last"))
     return slates.filter(pl.col("slate").list.len() > 0), baskets.sort("visit")
 
 

@@ -78,6 +78,15 @@ class Table:
         """Name and type of each column, in order."""
         return {column.name: column.dtype for column in self.columns}
 
+    def completed(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Select the table's columns from a frame, in their types and order.
+
+        Columns that may be empty, and that the frame lacks, are empty in every row.
+        """
+        lacking = [c.name for c in self.columns if c.nullable and c.name not in frame.columns]
+        whole = frame.with_columns(pl.lit(None).alias(name) for name in lacking)
+        return whole.select(pl.col(name).cast(dtype) for name, dtype in self.schema.items())
+
     @property
     def has_items(self) -> bool:
         """Whether a column holds catalogue items."""

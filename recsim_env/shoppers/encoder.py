@@ -172,6 +172,7 @@ class Block(nn.Module):
         self, x: Tensor, query: Tensor, key: Tensor, value: Tensor, lag: Tensor, visible: Tensor
     ) -> Tensor:
         """Attend and transform; lag (B, T, S) int64 buckets of days, visible (B, T, S) bool."""
+        # simulated rows are looked up the faster way; training keeps the gradient of `nn.Embedding`
         learning = torch.is_grad_enabled()
         bias = self.lag_bias(lag) if learning else looked_up(self.lag_bias.weight, lag)
         bias = bias.permute(0, 3, 1, 2).masked_fill(~visible.unsqueeze(1), -math.inf)

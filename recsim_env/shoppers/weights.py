@@ -9,6 +9,7 @@ allocated.
 from __future__ import annotations
 
 import inspect
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import Any, Self, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from torch import Tensor, nn
 
 from recsim_env import checks, files
 from recsim_env.waiting import waiting
@@ -112,6 +113,19 @@ class CheckedModel(PreTrainedModel):
         from recsim_env.shoppers.hub import push
 
         return push(self, repo_id, **options)
+
+
+def begin_layer(module: nn.Module) -> None:
+    """Set the weights with which the layers of a household's models begin, before training."""
+    if isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.5 / math.sqrt(module.in_features))
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Embedding):
+        nn.init.normal_(module.weight, std=0.02)
+    elif isinstance(module, nn.LayerNorm):
+        nn.init.ones_(module.weight)
+        nn.init.zeros_(module.bias)
 
 
 Model = TypeVar("Model", bound=CheckedModel)

@@ -26,11 +26,11 @@ class World(Protocol):
 
     @property
     def items(self) -> int:
-        """Number of items."""
+        """Number of items in the catalogue."""
 
     @property
     def categories(self) -> int:
-        """Number of categories."""
+        """Number of categories that the items are of."""
 
     @property
     def width(self) -> int:

@@ -133,6 +133,7 @@ def written(training: Training, kept: Kept) -> str:
         training: The training.
         kept: What it keeps.
     """
+    # both serve the same shoppers, and the term of the limit is measured
     site, settings = training.site, training.sizes.monitor
     limit, constraint = kept.limit, None if kept.limit is None else kept.limit.constraint
     measured = {} if constraint is None else {constraint.term: 0.0}
@@ -142,6 +143,8 @@ def written(training: Training, kept: Kept) -> str:
         evaluate(policy, simulator, episodes, batch=settings.batch).rows
         for policy in (kept.policy, POLICIES["greedy_ctr"].build(site.inputs))
     )
+
+    # what is told of it, in the folder and to the reader
     returns = ours["return"].to_numpy()
     gain = paired_difference(returns, greedy["return"].to_numpy())
     scores: dict[str, Estimate | float] = {

@@ -59,16 +59,9 @@ def impressions_of(slates: pl.DataFrame, split: pl.Series, name: str) -> pl.Data
         scenario=pl.col("scenario").fill_null(NO_SCENARIO)
         if "scenario" in has
         else pl.lit(NO_SCENARIO),
-        placement=pl.lit(None),
-        weight=pl.lit(None),
         split=split.gather(slates["shopper"]),
-        **{
-            missing: pl.lit(None)
-            for missing in ("policy", "purchase", "propensity", "query", "cart", "discount")
-            if missing not in has
-        },
     )
-    return whole.select(pl.col(name).cast(dtype) for name, dtype in IMPRESSIONS.schema.items())
+    return IMPRESSIONS.completed(whole)
 
 
 def _with_visits(slates: pl.DataFrame) -> pl.DataFrame:

@@ -91,6 +91,7 @@ def fit_completion(
     """
     assert catalog.embedding is not None
     with torch.random.fork_rng(devices=[]):
+        # the model, whose first weights and dropout come from torch's own generator
         torch.manual_seed(config.seed)
         generator = torch.Generator().manual_seed(config.seed)
         model = CartCompletion(
@@ -105,6 +106,8 @@ def fit_completion(
             )
         )
         model.train()
+
+        # one cycle of the learning rate over all epochs
         optimizer = torch.optim.AdamW(
             model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
         )
@@ -153,6 +156,7 @@ def completion_loss(
         own_lift: as for `fit_completion`
         generator: draws the carts
     """
+    # a random part of each basket is the cart
     items = examples.items[rows].long()
     basket = items[:, :LARGEST_BASKET]
     width = max(int((basket >= 0).sum(dim=1).max()), 1)
@@ -167,6 +171,8 @@ def completion_loss(
         examples.counts[rows].float(),
         cart,
     )
+
+    # what is scored: the basket, and the sample of items that were not bought
     columns = torch.cat([torch.arange(width), torch.arange(LARGEST_BASKET, items.shape[1])])
     scored, offset = items[:, columns], examples.offset[rows][:, columns]
     stats = examples.stats[rows][:, columns].float()
@@ -181,6 +187,8 @@ def completion_loss(
     week = examples.week[rows].clamp(max=len(promotions.item_context) - 1).unsqueeze(1)
     promoted = promotions.placement[examples.store_week[rows].unsqueeze(1), at] > 0
     logits = model(vectors, visit, at, stats, promotions.item_context[week, at], promoted, of_cart)
+
+    # items of the cart are known, and do not count
     label = torch.zeros_like(logits)
     label[:, :width] = 1.0
     counted = (scored >= 0).float()

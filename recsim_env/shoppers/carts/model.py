@@ -28,7 +28,7 @@ from recsim_env.shoppers.household.features import (
     counter_features,
 )
 from recsim_env.shoppers.household.memory import LEVELS
-from recsim_env.shoppers.weights import MOST, CheckedConfig, CheckedModel
+from recsim_env.shoppers.weights import MOST, CheckedConfig, CheckedModel, begin_layer
 
 FIRST_LOGIT = -6.0
 """Logit of every item before training: an item is in about one rest of a basket in 400."""
@@ -111,16 +111,8 @@ class CartCompletion(CheckedModel):
         self.post_init()  # type: ignore[no-untyped-call]
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.5 / math.sqrt(module.in_features))
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-        elif isinstance(module, nn.LayerNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, CartCompletion):
+        begin_layer(module)
+        if isinstance(module, CartCompletion):
             nn.init.constant_(module.last.bias, FIRST_LOGIT)
 
     def vectors(self, text: Tensor) -> Tensor:

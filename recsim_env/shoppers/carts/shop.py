@@ -84,6 +84,7 @@ def load_cart_shop(folder: Path, household: Path, device: torch.device) -> CartS
 @torch.inference_mode(False)
 @torch.no_grad()
 def _opened(folder: Path, household: Path, device: torch.device, stamps: object) -> CartShop:
+    # the model, which must be of the household's items
     catalog = Catalog.load(household)
     n, text = len(catalog), catalog.embedding
     model = load_model(CartCompletion, folder).requires_grad_(False)
@@ -94,6 +95,8 @@ def _opened(folder: Path, household: Path, device: torch.device, stamps: object)
             f"{model.config.text_width}, but the catalogue in {household} has {n} items with "
             f"vectors of width {width}."
         )
+
+    # the searches, one for each item
     tensors = read_tensors(folder / QUERIES, lambda shapes: None)
     names = sorted(tensors)
     if names != ["of_item", "vectors"]:
@@ -106,6 +109,8 @@ def _opened(folder: Path, household: Path, device: torch.device, stamps: object)
             f"{folder / QUERIES}: of_item goes from {int(query_of.min())} to "
             f"{int(query_of.max())}, but there are {len(queries)} searches."
         )
+
+    # which items go together, from the baskets of the training weeks
     baskets = read_baskets(household / "baskets.parquet", n)
     train = torch.from_numpy((baskets["split"] == "train").to_numpy().copy()).nonzero().flatten()
     table = log_lift(pair_counts(Visits.of(baskets), train, n), len(train))

@@ -29,7 +29,7 @@ from recsim_env.shoppers.household.features import (
 )
 from recsim_env.shoppers.household.items import ItemTower
 from recsim_env.shoppers.household.slate_head import SlateHead
-from recsim_env.shoppers.weights import check_categories
+from recsim_env.shoppers.weights import begin_layer, check_categories
 
 ROW_KINDS = ("case_control", "policy", "uniform", "repeat")
 """Where a scored row comes from: three logs of slates, and items bought before."""
@@ -85,16 +85,8 @@ class SlateShopper(VisitEncoder):
         check_categories("items.category", self.items.category, self.config.n_categories)
 
     def _init_weights(self, module: nn.Module) -> None:
-        if isinstance(module, nn.Linear):
-            nn.init.normal_(module.weight, std=0.5 / math.sqrt(module.in_features))
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
-            nn.init.normal_(module.weight, std=0.02)
-        elif isinstance(module, nn.LayerNorm):
-            nn.init.ones_(module.weight)
-            nn.init.zeros_(module.bias)
-        elif isinstance(module, SlateShopper):
+        begin_layer(module)
+        if isinstance(module, SlateShopper):
             nn.init.constant_(module.explore_shift, -8.0)
             nn.init.zeros_(module.newcomer)
             nn.init.constant_(module.slate_head.last.bias, -4.0)
