@@ -131,6 +131,7 @@ class Log:
             self.baskets,
             self.impressions,
             self.promotions,
+            mailers=self.facts.placements[1],
             hidden=hidden,
             generator=torch.Generator().manual_seed(0),
         )

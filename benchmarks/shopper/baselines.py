@@ -16,8 +16,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from recsim_env.shoppers.household.examples import Examples
-from recsim_env.shoppers.household.features import counter_features
-from recsim_env.shoppers.household.memory import COUNT, NEVER, RECENT, SINCE
+from recsim_env.shoppers.household.features import counter_features, without_item
+from recsim_env.shoppers.household.memory import COUNT, NEVER, RECENT, RHYTHM, SINCE, STATS
 
 Floats = NDArray[np.float32]
 
@@ -87,6 +87,22 @@ def features(examples: Examples, rows: Tensor, placements: tuple[int, int]) -> d
     return {name: value.numpy().astype(np.float32) for name, value in columns.items()}
 
 
+def category_columns(examples: Examples, rows: Tensor) -> dict[str, Floats]:
+    """Make the columns of rows (R,) that tell of an item's category, and nothing of the item."""
+    others = without_item(examples.row_stats[rows].float())[:, 2]
+    visit, item = examples.row_visit[rows], examples.row_item[rows]
+    week = examples.visits.week[visit].clamp(max=len(examples.prospects) - 1)
+    columns = {
+        **{f"category_{at}": others[:, at] for at in range(others.shape[1])},
+        **{f"rhythm_{at}": value for at, value in enumerate(examples.rhythm[visit].unbind(1))},
+        "popularity": examples.prospects[week, item, 0],
+        "placement": examples.row_placement[rows],
+        "weekday": examples.visits.day[visit] % 7,
+        "since_visit": examples.visits.since[visit],
+    }
+    return {name: value.numpy().astype(np.float32) for name, value in columns.items()}
+
+
 def baselines(names: list[str]) -> dict[str, Baseline]:
     """Make the baselines, which are not fitted yet; `names` are the columns that there are."""
 
@@ -125,6 +141,23 @@ def baselines(names: list[str]) -> dict[str, Baseline]:
         ),
         "gbdt": Baseline("gradient boosting, all counters", trees, starting(*raw)),
     }
+
+
+CATEGORY = Baseline(
+    "gradient boosting, category alone",
+    HistGradientBoostingClassifier(
+        max_iter=200, learning_rate=0.08, min_samples_leaf=200, random_state=0
+    ),
+    (
+        *(f"category_{at}" for at in range(STATS)),
+        *(f"rhythm_{at}" for at in range(RHYTHM)),
+        "popularity",
+        "placement",
+        "weekday",
+        "since_visit",
+    ),
+)
+"""What a category tells of responses to an item that nobody knows."""
 
 
 def fit_predict(

@@ -111,7 +111,7 @@ def behaviour(
     both = ScoredItems(
         torch.cat([rows.visit, bought_rows.visit]), torch.cat([rows.item, bought_rows.item])
     )
-    stats, _ = replay(visits, keys, both)
+    stats, *_ = replay(visits, keys, both)
 
     # Those of the period.
     inside = (visits.week >= weeks[0]) & (visits.week <= weeks[1])

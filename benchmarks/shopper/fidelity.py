@@ -80,6 +80,10 @@ LOWER_IS_BETTER = (
     "item_recency_error",
     "category_recency_error",
 )
+CATEGORY = "category"
+"""Name of the rival on cold items."""
+TAUGHT_SHARE = 4
+"""One in so many case-control rows teaches that rival: more hardly change it."""
 MODEL, RECALIBRATED, TREES = "transformer", "recalibrated", "gbdt"
 """Names of the shopper as it is shipped, of the shopper calibrated for each judgement, as the
 baselines are, and of the best of those."""
@@ -343,14 +347,40 @@ def curves(figures: Figures, examples: Examples, models: Judged) -> None:
 def pure_cold(
     figures: Figures, model: SlateShopper, hidden: Examples, cold: Tensor, config: Config
 ) -> None:
-    """Add scores of cold items where the histories of the test weeks lack them as well."""
+    """Add scores of cold items where the histories of the test weeks lack them as well.
+
+    The rival knows of an item what its category tells: gradient boosting on the counters of the
+    category without the item, the popularity of its kind, the placement and the rhythm.
+    """
     scores = score(model, hidden, "test", kinds=("case_control",), cold=cold)
     keep = cold[hidden.row_item[scores.row]]
-    table = sorted_rows(hidden, scores.row[keep], scores.logit[keep])
-    for metric, (value, samples) in bootstrap(
-        {MODEL: table}, ("auc", "log_loss", "ratio"), samples=config.samples
-    )[MODEL].items():
-        figures.add(f"cold_{metric}", MODEL, value, samples, len(np.unique(table.shopper)))
+    logits = {MODEL: (scores.row[keep], scores.logit[keep])}
+    with_cold = {
+        split: rows[cold[hidden.row_item[rows]]]
+        for split in ("valid", "test")
+        for rows in (rows_of(hidden, split, ("case_control",)),)
+    }
+    train = rows_of(hidden, "train", ("case_control",))[:: max(1, TAUGHT_SHARE)]
+    tables = [simple.category_columns(hidden, rows) for rows in (train, *with_cold.values())]
+    on_valid, on_test = simple.fit_predict(
+        simple.CATEGORY, tables[0], hidden.row_label[train].numpy(), tables[1:]
+    )
+    valid = with_cold["valid"]
+    scale, shift = simple.platt(
+        torch.from_numpy(on_valid), hidden.row_label[valid], hidden.row_weight[valid]
+    )
+    logits[CATEGORY] = (with_cold["test"], torch.from_numpy(on_test) * scale + shift)
+
+    ranked = {name: sorted_rows(hidden, rows, logit) for name, (rows, logit) in logits.items()}
+    households = len(np.unique(ranked[MODEL].shopper))
+    found = bootstrap(ranked, ("auc", "log_loss", "ratio"), samples=config.samples)
+    for name, values in found.items():
+        for metric, (value, samples) in values.items():
+            figures.add(f"cold_{metric}", name, value, samples, households)
+    for metric in ("auc", "log_loss"):
+        ours, theirs = found[MODEL][metric], found[CATEGORY][metric]
+        difference = f"cold_{metric}_minus_{CATEGORY}"
+        figures.add(difference, MODEL, ours[0] - theirs[0], ours[1] - theirs[1], households)
 
 
 def gaps(figures: Figures, model: SlateShopper, examples: Examples, config: Config) -> None:
@@ -435,6 +465,7 @@ def _weekly(simulated: pl.DataFrame, logged: pl.DataFrame, first: int) -> pl.Dat
 
 
 COLUMNS = {
+    CATEGORY: "category alone",
     "popularity": "popularity",
     "frequency": "frequency",
     "logistic": "logistic",

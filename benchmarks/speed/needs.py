@@ -127,5 +127,5 @@ def forward_methods(
 def counter_methods(memory: Memory | SessionMemory) -> tuple[str, ...]:
     """The methods of the counters that a step calls."""
     if isinstance(memory, Memory):
-        return ("stats", "record", "tally")
+        return ("stats", "record", "tally", "habit")
     return ("look", "record", "context")

@@ -67,6 +67,11 @@ class CheckedConfig(PreTrainedConfig):
         return {}
 
     @classmethod
+    def keys_before(cls) -> tuple[str, ...]:
+        """Return the keys of configurations of earlier versions that nothing reads any more."""
+        return ()
+
+    @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Self:
         """Make a configuration from the content of a `config.json`, as in transformers.
 
@@ -226,7 +231,7 @@ def check_keys(kind: type[CheckedConfig], values: Mapping[str, object]) -> None:
     Raises:
         ValueError: If `values` has keys that a `kind` does not know, or is that of another model.
     """
-    known = {*kind.own_keys(), *WRITTEN}
+    known = {*kind.own_keys(), *kind.keys_before(), *WRITTEN}
     unknown = sorted(values.keys() - known)
     if unknown:
         raise ValueError(

@@ -83,7 +83,7 @@ SIZES = ("n_items", "n_categories", "text_width", "width", "slate_size", "declar
 """Keys on which the shapes of the weights depend."""
 SIZES_TOO = ("num_hidden_layers", "intermediate_size", "head_size")
 SWITCHES = ("use_text", "use_counters", "use_cache")
-CHANCES = ("dropout", "gap_dropout", "id_dropout", "unknown_dropout", "state_dropout")
+CHANCES = ("dropout", "gap_dropout", "id_dropout", "state_dropout")
 DANGEROUS: dict[str, Any] = {
     "attn_implementation": "owner/kernel",
     "_attn_implementation": "owner/kernel",

@@ -49,7 +49,7 @@ def fit_both(folder: Path, output: Path, parts: int) -> None:
     for module in household.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0  # of the gaps' head
-    household.config.id_dropout = household.config.unknown_dropout = 0.0
+    household.config.id_dropout = 0.0
     examples = shop.examples(cold_hidden=False)
     for stage in ("pretrain", "finetune"):
         fit(household, examples, HOUSEHOLD, output, stage=stage, parts=parts)

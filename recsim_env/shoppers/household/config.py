@@ -28,9 +28,14 @@ class SlateShopperConfig(EncoderConfig):
         window: visits that a visit can attend to, itself among them
         head_size: width of the slate head
         use_text, use_counters: False removes the input (ablations)
-        dropout, gap_dropout, id_dropout, unknown_dropout: training only; chance to hide activations
-            of the encoder and of the gap head, an item's id, an item's whole past
-        slate_calibration: scale and shift of the slate logits, fitted on validation weeks
+        use_habit: whether the gap head reads `gap_habit`; configurations of earlier versions did
+            not
+        use_cold_head: whether there is a head for items that nobody knows; models of earlier
+            versions have none
+        dropout, gap_dropout, id_dropout: training only; chance to hide activations of the encoder
+            and of the gap head, and an item's id
+        slate_calibration, cold_calibration: scale and shift of the logits of the slate head and of
+            the cold head, fitted on validation weeks
         explore_calibration, gap_calibration: shift of the log rates of new items and of the log
             hazards, likewise
         repeat_ceilings: upper bounds of the chance to buy an item again outside a slate, by
@@ -56,11 +61,13 @@ class SlateShopperConfig(EncoderConfig):
         head_size: int = 64,
         use_text: bool = True,
         use_counters: bool = True,
+        use_habit: bool = True,
+        use_cold_head: bool = True,
         dropout: float = 0.1,
         gap_dropout: float = 0.1,
         id_dropout: float = 0.15,
-        unknown_dropout: float = 0.1,
         slate_calibration: tuple[float, float] = (1.0, 0.0),
+        cold_calibration: tuple[float, float] = (1.0, 0.0),
         explore_calibration: float = 0.0,
         gap_calibration: float = 0.0,
         repeat_ceilings: tuple[tuple[float, ...], ...] = ((1.0,) * SHARES * RECENCIES,) * 2,
@@ -87,16 +94,14 @@ class SlateShopperConfig(EncoderConfig):
         # What is left out, always or in training.
         self.use_text = checks.flag("use_text", use_text)
         self.use_counters = checks.flag("use_counters", use_counters)
+        self.use_habit = checks.flag("use_habit", use_habit)
+        self.use_cold_head = checks.flag("use_cold_head", use_cold_head)
         self.gap_dropout = checks.number("gap_dropout", gap_dropout, 0, 1)
         self.id_dropout = checks.number("id_dropout", id_dropout, 0, 1)
-        self.unknown_dropout = checks.number("unknown_dropout", unknown_dropout, 0, 1)
 
         # Calibration.
-        scale, shift = checks.several("slate_calibration", slate_calibration, 2)
-        self.slate_calibration = (
-            checks.number("slate_calibration[0]", scale, -LOGIT, LOGIT),
-            checks.number("slate_calibration[1]", shift, -LOGIT, LOGIT),
-        )
+        self.slate_calibration = _line("slate_calibration", slate_calibration)
+        self.cold_calibration = _line("cold_calibration", cold_calibration)
         self.explore_calibration = checks.number(
             "explore_calibration", explore_calibration, -LOGIT, LOGIT
         )
@@ -131,6 +136,11 @@ class SlateShopperConfig(EncoderConfig):
         return LogFacts.of_json(self.facts)
 
     @classmethod
+    def keys_before(cls) -> tuple[str, ...]:
+        """Return the keys of earlier versions that are none any more."""
+        return ("unknown_dropout",)
+
+    @classmethod
     def values_before(cls) -> dict[str, Any]:
         """Return the values of keys that configurations of earlier versions lack."""
         from recsim_env.logs.complete_journey import FACTS
@@ -140,7 +150,19 @@ class SlateShopperConfig(EncoderConfig):
             "gap_edges": list(bins.edges),
             "lapse_days": bins.lapse_days,
             "facts": FACTS.to_json(),
+            "cold_calibration": [1.0, 0.0],
+            "use_habit": False,
+            "use_cold_head": False,
         }
+
+
+def _line(name: str, values: object) -> tuple[float, float]:
+    """Check a scale and a shift of logits."""
+    scale, shift = checks.several(name, values, 2)
+    return (
+        checks.number(f"{name}[0]", scale, -LOGIT, LOGIT),
+        checks.number(f"{name}[1]", shift, -LOGIT, LOGIT),
+    )
 
 
 def _ceilings(row: int, values: object) -> tuple[float, ...]:

@@ -14,6 +14,7 @@ from recsim_env.catalog import Catalog
 from recsim_env.shoppers.household.memory import Keys
 from recsim_env.shoppers.household.model import ROW_KINDS
 from recsim_env.shoppers.household.promotions import StorePromotions
+from recsim_env.shoppers.household.prospects import prospects
 from recsim_env.shoppers.household.replay import (
     ScoredItems,
     Visits,
@@ -34,8 +35,9 @@ class Examples:
 
     Shapes: V visits, R rows sorted by visit, S shoppers, N items.
         split: (V,) int64 index into `SPLITS`
-        rhythm: (V, RHYTHM) before the visit
+        rhythm: (V, RHYTHM) before the visit; habit: (V, HABIT) after it
         store_week: (V,) int64 row of `promotions.placement`
+        prospects: (weeks, N, PROSPECT) see `prospects.prospects`
         first: (S, N) int16 rank of the first purchase, see `first_visits`
         row_starts: (V + 1,) int64 first row of each visit
         row_visit, row_item, row_kind, row_placement: (R,) int64
@@ -48,7 +50,9 @@ class Examples:
     promotions: StorePromotions
     split: Tensor
     rhythm: Tensor
+    habit: Tensor
     store_week: Tensor
+    prospects: Tensor
     first: Tensor
     row_starts: Tensor
     row_visit: Tensor
@@ -74,6 +78,7 @@ class Examples:
         logs: Mapping[str, pl.DataFrame],
         promotions: StorePromotions,
         *,
+        mailers: int,
         hidden: Tensor | None = None,
         generator: torch.Generator,
     ) -> Examples:
@@ -84,6 +89,7 @@ class Examples:
             baskets: every visit of the log
             logs: impressions, by kind of row (`ROW_KINDS`, all but "repeat")
             promotions: what the stores promoted
+            mailers: number of mailer codes in a placement
             hidden: (N,) bool items that are left out of every basket, and so of all counters
             generator: chooses among the items that were bought before
         """
@@ -99,7 +105,7 @@ class Examples:
         rows = {name: column[order] for name, column in rows.items()}
 
         # What was known before each visit.
-        stats, rhythm = replay(visits, keys, ScoredItems(rows["visit"], rows["item"]))
+        stats, rhythm, habit = replay(visits, keys, ScoredItems(rows["visit"], rows["item"]))
         store_week = promotions.row(visits.store, visits.week)
         split = torch.tensor([SPLITS.index(name) for name in baskets["split"].to_list()])
         counts = torch.bincount(rows["visit"], minlength=len(visits))
@@ -111,7 +117,9 @@ class Examples:
             promotions,
             split,
             rhythm,
+            habit,
             store_week,
+            prospects(catalog, promotions, mailers, hidden),
             first,
             torch.cat([torch.zeros(1, dtype=torch.int64), counts.cumsum(0)]),
             rows["visit"],
@@ -217,7 +225,7 @@ class Collator:
         examples: where the histories and rows come from
         splits: splits whose losses count; visits after the last of them are left out
         kinds: kinds of rows to score
-        cold: (N,) bool items whose own past is hidden in scoring (`row_known` is 0)
+        cold: (N,) bool items that count as items nobody knows in scoring (`row_known` is 0)
         new_items: whether the batch has what the loss of new items needs
     """
 
@@ -251,6 +259,7 @@ class Collator:
             "day": v.day[at].float(),
             "since": v.since[at],
             "rhythm": e.rhythm[at],
+            "habit": e.habit[at],
             "present": present,
             "learn": learn,
             "gap": v.gap[at].float(),
@@ -291,6 +300,7 @@ class Collator:
             "row_placement": e.row_placement[rows],
             "row_stats": e.row_stats[rows].float(),
             "row_context": e.promotions.item_context[week, item],
+            "row_prospect": e.prospects[week, item],
         }
         return batch if self.cold is None else batch | {"row_known": (~self.cold[item]).float()}
 

@@ -18,11 +18,17 @@ from recsim_env.catalog import Catalog
 from recsim_env.logs.facts import LogFacts
 from recsim_env.settings import AMOUNT, ONE_OR_MORE, RATE, SEED, SHARE, Within, settle
 from recsim_env.shoppers.gaps import gap_log_likelihood
+from recsim_env.shoppers.household.cold_head import main_directions
 from recsim_env.shoppers.household.config import SlateShopperConfig
 from recsim_env.shoppers.household.examples import SPLITS, Collator, Examples
-from recsim_env.shoppers.household.features import RECENCIES, SHARES, repeat_bucket
+from recsim_env.shoppers.household.features import (
+    RECENCIES,
+    SHARES,
+    repeat_bucket,
+    visit_context,
+)
 from recsim_env.shoppers.household.memory import COUNT, SINCE, Rhythm
-from recsim_env.shoppers.household.model import ROW_KINDS, SlateShopper
+from recsim_env.shoppers.household.model import ROW_KINDS, SlateShopper, habits_read
 from recsim_env.shoppers.members import check_precision
 from recsim_env.shoppers.training import KeepNewest, ShopperTrainer, parts_of, shared_steps, train
 from recsim_env.shoppers.weights import MOST as SIZES
@@ -158,6 +164,7 @@ def new_shopper(
         )
     model.items.text.copy_(catalog.embedding)
     model.items.category.copy_(catalog.category)
+    model.cold_head.text.copy_(main_directions(catalog.embedding))
     if known is not None:
         model.items.known.copy_(known.float())
     return model
@@ -199,7 +206,8 @@ def fit(
         return
     output = folder / stage
 
-    # Shoppers are packed into batches.
+    # The scale of what some heads read, and shoppers packed into batches.
+    set_scales(getattr(model, "shopper", model), examples)
     collator = Collator(examples, kinds=("repeat",) if pretrain else ROW_KINDS)
     lengths = torch.stack(
         [
@@ -243,6 +251,28 @@ def fit(
     train(trainer, resume=resume)
 
 
+SCALED_ROWS = 100_000
+"""Rows, about, that the scale of what the cold head reads is found from."""
+
+
+def set_scales(model: SlateShopper, examples: Examples) -> None:
+    """Set the scales in which heads read habits and prospects, from the train weeks."""
+    own = examples.split == SPLITS.index("train")
+    visits = examples.visits
+    context = visit_context(examples.rhythm, visits.day.float(), visits.since)
+    if model.config.use_habit:
+        size = visits.starts.diff()
+        model.scale_habits(habits_read(context[own], size[own], examples.habit[own]))
+    if model.config.use_cold_head:
+        fair = examples.row_kind == ROW_KINDS.index("case_control")
+        rows = (own[examples.row_visit] & fair).nonzero().flatten()
+        rows = rows[:: max(len(rows) // SCALED_ROWS, 1)]
+        visit, item = examples.row_visit[rows], examples.row_item[rows]
+        week = visits.week[visit].clamp(max=len(examples.prospects) - 1)
+        stats, prospect = examples.row_stats[rows].float(), examples.prospects[week, item]
+        model.cold_head.set_scale(context[visit], stats, prospect, item)
+
+
 @dataclass(frozen=True)
 class Scores:
     """Held-out predictions of rows and of returns.
@@ -281,7 +311,7 @@ def score(
         examples: the log
         split: one of `SPLITS`
         kinds: kinds of rows to score
-        cold: (N,) bool items whose own past is hidden
+        cold: (N,) bool items that count as items nobody knows, which the cold head scores
         batch_shoppers: shoppers that are scored together
     """
     model.train(False)
@@ -299,7 +329,8 @@ def score(
         out = model(**on_device)
         learn = on_device["learn"]
         gap_logits = out["gap_logits"][learn] + model.config.gap_calibration
-        found.append((row, model.calibrated(out["logits"]).cpu(), gap_logits.cpu()))
+        logits = model.calibrated(out["logits"], on_device.get("row_known"))
+        found.append((row, logits.cpu(), gap_logits.cpu()))
     in_split = (examples.split == SPLITS.index(split)).nonzero().flatten()
     row, logit, gap_logits = (torch.cat(column) for column in zip(*found, strict=True))
     return Scores(row, logit, in_split, gap_logits)
@@ -315,7 +346,7 @@ def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> 
     Returns:
         Scale and shifts by name, as a report shows them.
     """
-    model.config.slate_calibration = (1.0, 0.0)
+    model.config.slate_calibration = model.config.cold_calibration = (1.0, 0.0)
     model.config.gap_calibration = model.config.explore_calibration = 0.0
     scores = score(model, examples, split, kinds=("case_control", "policy", "repeat"))
     label, weight = examples.row_label[scores.row], examples.row_weight[scores.row]
@@ -324,13 +355,7 @@ def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> 
         weight = torch.where(
             kind == index, weight / weight[kind == index].sum().clamp(min=1e-9), weight
         )
-    platt = torch.tensor([1.0, 0.0], requires_grad=True)
-
-    def slate_loss() -> Tensor:
-        logit = scores.logit * platt[0] + platt[1]
-        return (weight * F.binary_cross_entropy_with_logits(logit, label, reduction="none")).sum()
-
-    minimise(slate_loss, platt)
+    platt = _line(scores.logit, label, weight)
     shift = torch.zeros(1, requires_grad=True)
     gap, follow_up = (
         examples.visits.gap[scores.visit].float(),
@@ -341,16 +366,43 @@ def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> 
         lambda: -gap_log_likelihood(bins, scores.gap_logits + shift, gap, follow_up).mean(), shift
     )
     bought, expected = first_purchases(model, examples, split)
-    model.config.slate_calibration = (round(platt[0].item(), 5), round(platt[1].item(), 5))
+    if model.config.use_cold_head:
+        model.config.cold_calibration = _cold_calibration(model, examples, split)
+    model.config.slate_calibration = platt
     model.config.gap_calibration = round(shift.item(), 5)
     model.config.explore_calibration = round(math.log(bought / expected), 5)
     model.config.repeat_ceilings = repeat_ceilings(model, examples, split)
     return {
-        "scale": platt[0].item(),
-        "shift": platt[1].item(),
+        "scale": platt[0],
+        "shift": platt[1],
         "gap_shift": shift.item(),
         "explore_shift": model.config.explore_calibration,
     }
+
+
+def _cold_calibration(model: SlateShopper, examples: Examples, split: str) -> tuple[float, float]:
+    """Find scale and shift of the cold head, on items it was not taught where there are some."""
+    unknown = (model.items.known == 0).cpu()
+    unknown = unknown if bool(unknown.any()) else torch.ones_like(unknown)
+    scores = score(model, examples, split, kinds=("case_control",), cold=unknown)
+    own = unknown[examples.row_item[scores.row]]
+    label, weight = examples.row_label[scores.row][own], examples.row_weight[scores.row][own]
+    if not 0 < float((label * weight).sum()) < float(weight.sum()):
+        return 1.0, 0.0  # no response, or nothing else, tells of no calibration
+    return _line(scores.logit[own], label, weight / weight.sum())
+
+
+def _line(logit: Tensor, label: Tensor, weight: Tensor) -> tuple[float, float]:
+    """Find the scale and shift of logits (R,) that fit weighted labels best (Platt 1999)."""
+    line = torch.tensor([1.0, 0.0], requires_grad=True)
+
+    def loss() -> Tensor:
+        moved = logit * line[0] + line[1]
+        return (weight * F.binary_cross_entropy_with_logits(moved, label, reduction="none")).sum()
+
+    minimise(loss, line)
+    scale, shift = line.tolist()
+    return round(scale, 5), round(shift, 5)
 
 
 def repeat_ceilings(

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from recsim_env.tensors import large_zeros, looked_up, places
+from recsim_env.tensors import constant, large_zeros, looked_up, places
 from recsim_env.types import Observation
 
 NEVER = 1000.0  # days since a purchase that never was
@@ -29,10 +29,18 @@ FIRST_DAY, LAST_DAY = 2, 3
 WEEKDAY_DAYS = 84.0  # time constant of the visits a weekday
 GAP_SHARE = 0.25  # weight of the newest gap in the usual one
 WEEK = 7  # days
+GAP_EDGES = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 14, 21, 35)
+"""First days of the bins in which each shopper's own gaps between visits are counted."""
+GAP_DECAY = 0.9  # of the counts of gaps, per visit: about the last ten count
+FEW_GAPS = 3.0  # gaps that the shares of a shopper's own are spread over from the start
 
 
 class Tally(IntEnum):
-    """Columns of `Memory.tallies`; the decayed visits of the seven weekdays start at `WEEKDAYS`."""
+    """Columns of `Memory.tallies`.
+
+    The decayed visits of the seven weekdays start at `WEEKDAYS`, the gaps in each bin of
+    `GAP_EDGES` at `GAPS`, and the same with `GAP_DECAY` at `RECENT_GAPS`.
+    """
 
     VISITS = 0
     RECENT_VISITS = 1
@@ -41,6 +49,8 @@ class Tally(IntEnum):
     LAST_DAY = 4
     USUAL_LOG_GAP = 5
     WEEKDAYS = 6
+    GAPS = WEEKDAYS + WEEK
+    RECENT_GAPS = GAPS + len(GAP_EDGES)
 
 
 class Rhythm(IntEnum):
@@ -71,8 +81,10 @@ class Context(IntEnum):
     BOUGHT_ITEMS = 8
 
 
-TALLIES = Tally.WEEKDAYS + WEEK
+TALLIES = Tally.RECENT_GAPS + len(GAP_EDGES)
 RHYTHM = Rhythm.WEEKDAYS + WEEK
+HABIT = 2 * (len(GAP_EDGES) + 1)
+"""Numbers of `gap_habit`."""
 
 
 @dataclass(frozen=True)
@@ -124,8 +136,9 @@ class Memory:
         slots: (B, N + 1) int16 place of each item in `items`, M where it has none; the last item is
             padding
         tallies: (B, TALLIES) float32 columns of `Tally`: visits, decayed visits, decayed items,
-            first and last day of a visit, mean log gap (exponentially weighted), and decayed visits
-            on each of the seven weekdays, that of day 0 first
+            first and last day of a visit, mean log gap (exponentially weighted), decayed visits on
+            each of the seven weekdays, that of day 0 first, and the gaps in each bin of
+            `GAP_EDGES`, as counts and decayed
     """
 
     keys: Keys
@@ -268,13 +281,22 @@ class Memory:
         first = first.where(visits > 0, day)
         today = F.one_hot((day % 7).long(), 7)
         weekdays = (
-            self.tallies[rows, Tally.WEEKDAYS :] * torch.exp(-elapsed / WEEKDAY_DAYS).unsqueeze(1)
+            self.tallies[rows, Tally.WEEKDAYS : Tally.GAPS]
+            * torch.exp(-elapsed / WEEKDAY_DAYS).unsqueeze(1)
             + today
         )
+        gaps = self.tallies[rows, Tally.GAPS : Tally.RECENT_GAPS]
+        lately = self.tallies[rows, Tally.RECENT_GAPS :] * GAP_DECAY
+        bin_of = torch.bucketize(elapsed, constant(GAP_EDGES, elapsed), right=True) - 1
+        of_gap = F.one_hot(bin_of.clamp(min=0), len(GAP_EDGES)) * (visits > 0).unsqueeze(1)
         now = torch.stack(
             [visits + 1, recent * decay + 1, basket * decay + size, first, day, usual], dim=-1
         )
-        self.tallies[rows] = torch.cat([now, weekdays], dim=-1)
+        self.tallies[rows] = torch.cat([now, weekdays, gaps + of_gap, lately + of_gap], dim=-1)
+
+    def habit(self) -> Tensor:
+        """Compute the habits of all shoppers in coming back, (B, HABIT)."""
+        return gap_habit(self.tallies)
 
     def list_visit(self, rows: Tensor, items: Tensor, day: Tensor) -> None:
         """Add one visit of R shoppers to `items`, `slots` and `days` alone; else as `record`."""
@@ -382,7 +404,22 @@ def tally_features(tallies: Tensor, day: Tensor) -> Tensor:
     per_visit = basket / recent.clamp(min=1e-6)
     logs = [torch.log1p(value) for value in (visits, recent * decay, per_visit, rate)]
     ahead = ((day % 7).long().unsqueeze(-1) + torch.arange(7, device=day.device)) % 7
-    weekdays = tallies[..., Tally.WEEKDAYS :].gather(-1, ahead)
+    weekdays = tallies[..., Tally.WEEKDAYS : Tally.GAPS].gather(-1, ahead)
     share = weekdays / weekdays.sum(-1, keepdim=True).clamp(min=1e-6)
     rhythm = torch.cat([torch.stack([*logs, usual], dim=-1), share], dim=-1)
     return rhythm.where(visits.unsqueeze(-1) > 0, 0.0)
+
+
+def gap_habit(tallies: Tensor) -> Tensor:
+    """Compute what a shopper's own gaps between visits say of the next, ever and lately.
+
+    Twice, the shares of the bins of `GAP_EDGES` and the log of one plus the number of gaps. Few
+    gaps have small shares: all begin as if `FEW_GAPS` more had been seen.
+
+    Shapes: tallies (..., TALLIES) after the visit -> (..., HABIT).
+    """
+    parts: list[Tensor] = []
+    for gaps in tallies[..., Tally.GAPS :].split(len(GAP_EDGES), dim=-1):
+        number = gaps.sum(-1, keepdim=True)
+        parts += [gaps / (number + FEW_GAPS), torch.log1p(number)]
+    return torch.cat(parts, dim=-1)

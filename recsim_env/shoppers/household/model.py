@@ -20,25 +20,33 @@ from transformers import AutoConfig, AutoModel
 
 from recsim_env.shoppers.encoder import VisitEncoder
 from recsim_env.shoppers.gaps import GapHead, gap_log_likelihood
+from recsim_env.shoppers.household.cold_head import ColdHead
 from recsim_env.shoppers.household.config import SlateShopperConfig
 from recsim_env.shoppers.household.features import (
     CONTEXT,
     ITEM_CONTEXT,
     visit_context,
-    without_item,
 )
 from recsim_env.shoppers.household.items import ItemTower
+from recsim_env.shoppers.household.memory import HABIT
 from recsim_env.shoppers.household.slate_head import SlateHead
 from recsim_env.shoppers.weights import begin_layer, check_categories
 
 ROW_KINDS = ("case_control", "policy", "uniform", "repeat")
 """Where a scored row comes from: three logs of slates, and items bought before."""
+ITEM_STEP = 10.0
+"""Factor on the random effects of items, which so learn faster than the layers do."""
+ITEM_PRIOR = 0.002
+"""Weight of their squares in the loss of a row: an item has about this share of the rows."""
+READ = CONTEXT + 1 + HABIT
+"""Numbers that the gap head reads with habits, see `habits_read`."""
 LOSS_WEIGHTS = {
     "case_control": 1.0,
     "policy": 1.0,
     "uniform": 0.1,
     "repeat": 1.0,
-    "gap": 0.5,
+    "cold": 1.0,
+    "gap": 1.0,
     "new_items": 0.02,
 }
 """Weight of each part of the loss."""
@@ -53,6 +61,8 @@ class SlateShopper(VisitEncoder):
     Dimensions: B shoppers, T visits, N items, D hidden.
     """
 
+    habit_scale: Tensor
+    """(2, READ) mean and standard deviation of what the gap head reads with habits."""
     config_class = SlateShopperConfig
     config: SlateShopperConfig
     main_input_name = "token"
@@ -65,14 +75,21 @@ class SlateShopper(VisitEncoder):
         self.of_context = nn.Linear(CONTEXT, d)
         self.add_encoder()
         self.slate_head = SlateHead(config)
+        if config.use_cold_head:
+            self.cold_head = ColdHead(config)
         self.explore_query = nn.Linear(d + CONTEXT, d)
         self.explore_bias = nn.Embedding(config.n_items, 1)
         self.explore_shift = nn.Parameter(torch.full((1,), -8.0))
         self.explore_placement = nn.Linear(1, 1, bias=False)
         self.explore_season = nn.Linear(ITEM_CONTEXT, 1, bias=False)
         self.gap_head = GapHead(
-            d + CONTEXT, config.head_size, len(config.gap_bins), config.gap_dropout
+            READ if config.use_habit else d + CONTEXT,
+            config.head_size,
+            len(config.gap_bins),
+            config.gap_dropout,
         )
+        if config.use_habit:
+            self.register_buffer("habit_scale", torch.tensor([[0.0], [1.0]]).repeat(1, READ))
         self.dropout = nn.Dropout(config.dropout)
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -132,7 +149,7 @@ class SlateShopper(VisitEncoder):
         Shapes: B shoppers, T visits (padded), R scored rows, Z first purchases.
             basket: (B, T, L) int64, padded with -1
             day, since: (B, T) float32 day, and days since the last visit
-            rhythm: (B, T, RHYTHM)
+            rhythm: (B, T, RHYTHM); habit: (B, T, HABIT)
             present, learn: (B, T) bool, False for padding, and where no loss counts
             gap, follow_up: (B, T) float32 days, see `gap_log_likelihood`
             row_at: (R,) int64 index b * T + t of the row's visit
@@ -140,8 +157,8 @@ class SlateShopper(VisitEncoder):
             row_label, row_offset: (R,) float32; the offset is the log of how much rarer
                 non-responses were sampled
             row_stats: (R, LEVELS, STATS)
-            row_context: (R, ITEM_CONTEXT)
-            row_known: optional (R,), 0 where the item's own past is hidden
+            row_context: (R, ITEM_CONTEXT); row_prospect: (R, PROSPECT)
+            row_known: optional (R,), 0 where the item counts as one that nobody knows
 
         With first purchases, the batch also holds
             first_visit: (B, N) rank of the visit of the first purchase
@@ -158,12 +175,18 @@ class SlateShopper(VisitEncoder):
             `loss` (), its parts by name, `logits` (R,) without calibration, and `gap_logits`
             (B, T, bins).
         """
-        id_kept, known = self._hidden_items(batch["row_item"])
+        id_kept = self._kept_ids()
         vectors = self.items(id_kept, text)
         before, after = self.states(vectors, batch)
-        logits = self._row_logits(vectors, id_kept, known, before.flatten(0, 1), batch, text)
-        gap_logits = self.gap_head(after)
+        logits = self._row_logits(vectors, id_kept, before.flatten(0, 1), batch)
+        gap_logits = self.gap_logits(after, (batch["basket"] >= 0).sum(-1), batch["habit"])
         losses = self._row_losses(logits, batch)
+        if self.config.use_cold_head:
+            context = before.flatten(0, 1)[:, self.config.hidden_size :]
+            losses["cold"] = self._cold_loss(context, batch)
+            if "row_known" in batch:
+                unknown = self.cold_logits(context, batch)
+                logits = logits.where(batch["row_known"] > 0, unknown)
         likelihood = gap_log_likelihood(
             self.config.gap_bins, gap_logits, batch["gap"], batch["follow_up"]
         )
@@ -189,46 +212,64 @@ class SlateShopper(VisitEncoder):
         before = torch.cat([self.newcomers(len(after)).unsqueeze(1), after[:, :-1]], dim=1)
         return torch.cat([before, context], dim=-1), torch.cat([after, context], dim=-1)
 
-    def _hidden_items(self, row_item: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        """Draw, in training only, which items (N,) lose their id, and which rows (R,) their past.
-
-        Returns:
-            Two tensors in which 0 means hidden, or None twice in `eval()` mode.
-        """
+    def _kept_ids(self) -> Tensor | None:
+        """Draw which items (N,) keep their id, 0 or 1; all do, None, when nothing is learned."""
         if not self.training:
-            return None, None
-        keep = torch.rand(self.config.n_items, device=self.device) >= self.config.id_dropout
-        known = torch.rand(row_item.shape, device=self.device) >= self.config.unknown_dropout
-        return keep.float(), known.float()
+            return None
+        drawn = torch.rand(self.config.n_items, device=self.device)
+        return (drawn >= self.config.id_dropout).float()
 
     def _row_logits(
         self,
         vectors: Tensor,
         id_kept: Tensor | None,
-        known: Tensor | None,
         states: Tensor,
         batch: dict[str, Tensor],
-        text: Tensor | None,
     ) -> Tensor:
         """Compute the logits (R,) of the rows; the arguments are those of `forward`."""
-        items, at, stats = batch["row_item"], batch["row_at"], batch["row_stats"]
-        known = batch.get("row_known", known)
         id_shown = self.items.known if id_kept is None else self.items.known * id_kept
         parts = self.slate_head.items(vectors, id_shown)
-        if known is not None:
-            nobody = torch.zeros_like(id_shown)
-            parts = torch.cat([parts, self.slate_head.items(self.items(nobody, text), nobody)])
-            items = items.where(known > 0, items + len(vectors))
-            stats = torch.where((known > 0).view(-1, 1, 1), stats, without_item(stats))
         logits: Tensor = self.slate_head(
-            self.slate_head.shoppers(states).index_select(0, at),
-            F.embedding(items, parts),
-            stats,
+            self.slate_head.shoppers(states).index_select(0, batch["row_at"]),
+            F.embedding(batch["row_item"], parts),
+            batch["row_stats"],
             batch["row_context"],
             batch["row_placement"],
-            known,
         )
         return logits
+
+    def cold_logits(self, context: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Compute the logits (R,) of the rows as if nobody knew their items.
+
+        Args:
+            context: (B * T, CONTEXT) before each visit
+            batch: that of `forward`
+        """
+        logits: Tensor = self.cold_head(
+            context.index_select(0, batch["row_at"]),
+            batch["row_stats"],
+            batch["row_prospect"],
+            batch["row_placement"],
+            batch["row_item"],
+        )
+        return logits
+
+    def _cold_loss(self, context: Tensor, batch: dict[str, Tensor]) -> Tensor:
+        """Compute the loss of the cold head, on rows that were chosen without looking at the past.
+
+        What is left of items beyond what the head reads is learned beside it, drawn to 0 as a
+        random effect is, so that the head need not tell items apart to explain it.
+        """
+        counted = batch["learn"].flatten()[batch["row_at"]]
+        fair = torch.tensor([kind == "case_control" for kind in ROW_KINDS], device=counted.device)
+        rows = (counted & fair[batch["row_kind"]]).float()
+        own = self.cold_head.of_item(batch["row_item"]).squeeze(1) * ITEM_STEP
+        each = F.binary_cross_entropy_with_logits(
+            self.cold_logits(context, batch) + own + batch["row_offset"],
+            batch["row_label"],
+            reduction="none",
+        )
+        return ((each + ITEM_PRIOR * own.square()) * rows).sum() / rows.sum().clamp(min=1)
 
     def _row_losses(self, logits: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Average the binary cross-entropy over the rows of each kind.
@@ -278,10 +319,42 @@ class SlateShopper(VisitEncoder):
 
     # ---- states in, behaviour out ----
 
-    def calibrated(self, logits: Tensor) -> Tensor:
-        """Recalibrate slate logits as fitted on the validation weeks."""
+    def gap_logits(self, state: Tensor, size: Tensor, habit: Tensor) -> Tensor:
+        """Compute the hazard logits (..., bins) of the next visit, without calibration.
+
+        With habits the head reads nothing of what was bought: the states only made it overfit.
+
+        Args:
+            state: (..., D + CONTEXT) after the visit
+            size: (...,) number of items bought
+            habit: (..., HABIT) after the visit
+        """
+        if not self.config.use_habit:
+            logits: Tensor = self.gap_head(state)
+            return logits
+        read = habits_read(state[..., self.config.hidden_size :], size, habit)
+        mean, deviation = self.habit_scale
+        logits = self.gap_head((read - mean) / deviation)
+        return logits
+
+    def scale_habits(self, read: Tensor) -> None:
+        """Set the scale in which the gap head reads habits, from many visits (V, READ)."""
+        mean, deviation = read.mean(0), read.std(0)
+        self.habit_scale.copy_(torch.stack([mean, deviation.where(deviation > 0, 1.0)]))
+
+    def calibrated(self, logits: Tensor, known: Tensor | None = None) -> Tensor:
+        """Recalibrate logits (...,) as fitted on the validation weeks.
+
+        Args:
+            logits: of the slate head
+            known: (...,) 0 where they are of the cold head; None where none are
+        """
         scale, shift = self.config.slate_calibration
-        return logits * scale + shift
+        found = logits * scale + shift
+        if known is None:
+            return found
+        scale, shift = self.config.cold_calibration
+        return found.where(known > 0, logits * scale + shift)
 
     def season(self, item_context: Tensor) -> Tensor:
         """Compute what popularity and discount add to the log rates of new items.
@@ -322,6 +395,15 @@ class SlateShopper(VisitEncoder):
     def promotion(self) -> Tensor:
         """Return what a promotion adds to the log rate of a new item, ()."""
         return self.explore_placement.weight.squeeze()
+
+
+def habits_read(context: Tensor, size: Tensor, habit: Tensor) -> Tensor:
+    """Join what the gap head reads of a visit with habits: (..., READ).
+
+    Shapes: context (..., CONTEXT); size (...,) number of items bought; habit (..., HABIT).
+    """
+    bought = torch.log1p(size.to(habit.dtype)).unsqueeze(-1)
+    return torch.cat([context, bought, habit], dim=-1)
 
 
 AutoConfig.register(SlateShopperConfig.model_type, SlateShopperConfig, exist_ok=True)

@@ -423,16 +423,7 @@ class LearnedShopper(Shopper[LearnedState]):
             probability: (B, K) their chances
             draws: (B, 3) uniform numbers: bin of days, day in it, store
         """
-        bought, logits = packed(basket), []
-        for member, cache in zip(self.shop.members, state.caches, strict=True):
-            model = member.model
-            with mixed(self.device, self.options.precision):
-                token = model.token(member.vectors, bought, context)
-                model.append_visit(cache, token, state.day)
-            logits.append(
-                model.gap_head(torch.cat([cache.state, context], dim=1))
-                + model.config.gap_calibration
-            )
+        bought = packed(basket)
         state.memory.record(
             torch.arange(len(basket), device=self.device),
             bought,
@@ -440,6 +431,14 @@ class LearnedShopper(Shopper[LearnedState]):
             usual=self._usually_bought,
             most_new=self._most_new,
         )
+        habit, size, logits = state.memory.habit(), (bought >= 0).sum(1), []
+        for member, cache in zip(self.shop.members, state.caches, strict=True):
+            model = member.model
+            with mixed(self.device, self.options.precision):
+                token = model.token(member.vectors, bought, context)
+                model.append_visit(cache, token, state.day)
+            after = torch.cat([cache.state, context], dim=1)
+            logits.append(model.gap_logits(after, size, habit) + model.config.gap_calibration)
         back, leaving = back_by(logits, self.options.pessimism)
         come = draws[:, 0] * (1 - leaving) if self.never_leave else draws[:, 0]
         days, left = sample_gap(self._bins, back, come, draws[:, 1])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from recsim_env.shoppers.household.memory import (
     COUNT,
+    HABIT,
     LEVELS,
     RECENT_DAYS,
     RHYTHM,
@@ -18,6 +19,7 @@ from recsim_env.shoppers.household.memory import (
     TALLIES,
     Keys,
     Memory,
+    gap_habit,
     tally_features,
 )
 
@@ -289,9 +291,10 @@ class ScoredItems:
 
 def replay(
     visits: Visits, keys: Keys, rows: ScoredItems, remembered: int = 8
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """Compute the counters of every row and the rhythm of every visit, as known before the visit.
 
+    The habits in coming back are those after the visit, which the days until the next depend on.
     All shoppers advance together, one visit at a time.
 
     Args:
@@ -301,12 +304,13 @@ def replay(
         remembered: number of items that a memory remembers; it does not change the counters
 
     Returns:
-        (R, LEVELS, STATS) float16 and (V, RHYTHM) float32.
+        (R, LEVELS, STATS) float16, (V, RHYTHM) float32 and (V, HABIT) float32.
     """
     shoppers = int(visits.shopper.max()) + 1
     memory = Memory.empty(keys, shoppers, remembered)
     stats = torch.zeros(len(rows.item), LEVELS, STATS, dtype=torch.float16)
     rhythm = torch.zeros(len(visits), RHYTHM, dtype=torch.float32)
+    habit = torch.zeros(len(visits), HABIT, dtype=torch.float32)
     rank_of_row = visits.rank[rows.visit]
     row_order = rank_of_row.argsort(stable=True)
     row_ends = torch.bincount(rank_of_row, minlength=int(visits.rank.max()) + 1).cumsum(0).tolist()
@@ -322,8 +326,9 @@ def replay(
             visits.shopper[of_row], rows.item[scored], visits.day[of_row].float()
         ).half()
         memory.record(who, visits.padded(now), day)
+        habit[now] = gap_habit(memory.tallies[who])
         row_from, visit_from = row_to, visit_to
-    return stats, rhythm
+    return stats, rhythm, habit
 
 
 def first_visits(visits: Visits, n_items: int) -> Tensor:

@@ -67,7 +67,6 @@ class SlateHead(nn.Module):
         stats: Tensor,
         item_context: Tensor,
         placement: Tensor,
-        known: Tensor | None = None,
     ) -> Tensor:
         """Compute the logits (...,) of a response.
 
@@ -77,40 +76,30 @@ class SlateHead(nn.Module):
             stats: (..., LEVELS, STATS) counters of the item before the visit
             item_context: (..., ITEM_CONTEXT) of the item in this week
             placement: (...,) int64 codes, display * mailer codes + mailer
-            known: (...,) 0 where the item's own past is hidden; None where none is
         """
         d, h = self.config.hidden_size, self.config.head_size
         query, of_shopper = shopper.split([d, h], dim=-1)
         vector, of_item, bias = item.split([d, h, 1], dim=-1)
-        if known is not None:
-            item_context = item_context * known.unsqueeze(-1)
         given, weights = [item_context], [self.of_item_context.weight]
         if self.config.use_counters:
-            given.append(self._features(stats, known))
+            given.append(self._features(stats))
             weights.append(self.of_stats.weight)
         hidden = F.linear(torch.cat(given, dim=-1), torch.cat(weights, dim=1))
-        codes = self._codes(stats, placement, known)
+        codes = self._codes(stats, placement)
         hidden = hidden.to(of_shopper.dtype).add_(of_shopper).add_(of_item).add_(codes)
         own = (self.last(F.gelu(self.middle(F.gelu(hidden)))) + bias).squeeze(-1)
         logits: Tensor = own + (query * vector).sum(-1)
         return logits
 
-    def _features(self, stats: Tensor, known: Tensor | None) -> Tensor:
-        """Compute counter features and whether the item is known, which hides its own if it is not.
+    def _features(self, stats: Tensor) -> Tensor:
+        """Compute counter features and a one: (..., LEVELS * COUNTER_FEATURES + 1).
 
-        Returns:
-            (..., LEVELS * COUNTER_FEATURES + 1).
+        The one said that an item is known when this head served those that nobody knows too.
         """
-        features = counter_features(stats)
-        own = (
-            features.new_ones(features.shape[:-2])
-            if known is None
-            else known.expand(features.shape[:-2])
-        )
-        mine = features[..., 0, :] * own.unsqueeze(-1)
-        return torch.cat([mine, features[..., 1:, :].flatten(-2), own.unsqueeze(-1)], dim=-1)
+        features = counter_features(stats).flatten(-2)
+        return torch.cat([features, torch.ones_like(features[..., :1])], dim=-1)
 
-    def _codes(self, stats: Tensor, placement: Tensor, known: Tensor | None) -> Tensor:
+    def _codes(self, stats: Tensor, placement: Tensor) -> Tensor:
         """Sum the embeddings of display, mailer, and the days since the last purchase.
 
         The days have a code on each level: item, kind and category.
@@ -119,9 +108,6 @@ class SlateHead(nn.Module):
         codes = torch.stack([display, self.displays + mailer], dim=-1)
         if self.config.use_counters:
             bucket = since_bucket(stats[..., SINCE])
-            if known is not None:
-                own = bucket[..., 0].where(known > 0, SINCE_BUCKETS)
-                bucket = torch.cat([own.unsqueeze(-1), bucket[..., 1:]], dim=-1)
             level = torch.arange(LEVELS, device=bucket.device) * (SINCE_BUCKETS + 1)
             first = self.displays + self.mailers
             codes = torch.cat([codes, first + level + bucket], dim=-1)
