@@ -352,6 +352,9 @@ def pure_cold(
     The rival knows of an item what its category tells: gradient boosting on the counters of the
     category without the item, the popularity of its kind, the placement and the rhythm.
     """
+    if not model.config.use_cold_head:
+        print("cold items are left out: the shopper is of an earlier version without a cold head.")
+        return
     scores = score(model, hidden, "test", kinds=("case_control",), cold=cold)
     keep = cold[hidden.row_item[scores.row]]
     logits = {MODEL: (scores.row[keep], scores.logit[keep])}

@@ -29,6 +29,7 @@ from recsim_env.shoppers.household.features import (
 )
 from recsim_env.shoppers.household.memory import COUNT, SINCE, Rhythm
 from recsim_env.shoppers.household.model import ROW_KINDS, SlateShopper, habits_read
+from recsim_env.shoppers.household.text import TextTunedShopper
 from recsim_env.shoppers.members import check_precision
 from recsim_env.shoppers.training import KeepNewest, ShopperTrainer, parts_of, shared_steps, train
 from recsim_env.shoppers.weights import MOST as SIZES
@@ -207,7 +208,9 @@ def fit(
     output = folder / stage
 
     # The scale of what some heads read, and shoppers packed into batches.
-    set_scales(getattr(model, "shopper", model), examples)
+    inner = model.shopper if isinstance(model, TextTunedShopper) else model
+    assert isinstance(inner, SlateShopper)
+    set_scales(inner, examples)
     collator = Collator(examples, kinds=("repeat",) if pretrain else ROW_KINDS)
     lengths = torch.stack(
         [
@@ -313,7 +316,15 @@ def score(
         kinds: kinds of rows to score
         cold: (N,) bool items that count as items nobody knows, which the cold head scores
         batch_shoppers: shoppers that are scored together
+
+    Raises:
+        ValueError: If `cold` is given, but the model is of an earlier version without a cold head.
     """
+    if cold is not None and not model.config.use_cold_head:
+        raise ValueError(
+            "cold is given, but the model has no cold head, as models of earlier versions: fit it "
+            "anew."
+        )
     model.train(False)
     collator = Collator(examples, splits=(split,), kinds=kinds, cold=cold, new_items=False)
     found: list[tuple[Tensor, ...]] = []

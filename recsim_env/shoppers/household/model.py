@@ -269,7 +269,8 @@ class SlateShopper(VisitEncoder):
             batch["row_label"],
             reduction="none",
         )
-        return ((each + ITEM_PRIOR * own.square()) * rows).sum() / rows.sum().clamp(min=1)
+        loss: Tensor = ((each + ITEM_PRIOR * own.square()) * rows).sum() / rows.sum().clamp(min=1)
+        return loss
 
     def _row_losses(self, logits: Tensor, batch: dict[str, Tensor]) -> dict[str, Tensor]:
         """Average the binary cross-entropy over the rows of each kind.

@@ -178,6 +178,14 @@ def test_every_key_of_its_own_must_be_there(family: Family) -> None:
             family.refuses(str(family.config), key, "missing")
 
 
+def test_keys_that_nothing_reads_any_more_are_let_pass(family: Family) -> None:
+    config = json.loads(family.config.read_text())
+    kind = family.kind.config_class
+    family.config.write_text(json.dumps(config | dict.fromkeys(kind.keys_before(), 0.1)))
+    read = read_config(kind, family.config)
+    assert not any(hasattr(read, key) for key in kind.keys_before())
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", '"a"', "[" * 100_000, "\x00"])
 def test_what_is_no_configuration_names_the_file(family: Family, text: str) -> None:
     family.config.write_text(text)

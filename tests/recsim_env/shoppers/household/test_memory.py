@@ -6,7 +6,11 @@ import torch
 
 from recsim_env.shoppers.household.memory import (
     COUNT,
+    FEW_GAPS,
+    GAP_DECAY,
+    GAP_EDGES,
     GAP_SHARE,
+    HABIT,
     INTERVAL,
     NEVER,
     RECENT,
@@ -118,6 +122,24 @@ def test_rhythm_by_hand() -> None:
     )
     ahead = memory.tally(torch.tensor([17.0]))[0, 5:]  # the weekday of day 10 is today
     assert ahead.argmax() == 4  # four days later it is that of days 0 and 7
+
+
+def test_habits_in_coming_back_by_hand() -> None:
+    """Gaps of 7, 7 and 2 days: the first visit has none, and decays count back from the last."""
+    habit = bought((2.0, [0]), (9.0, [1]), (16.0, []), (18.0, [0])).habit()[0]
+    ever, lately = habit.split(HABIT // 2)
+    week, two = GAP_EDGES.index(7), GAP_EDGES.index(2)
+    shares = torch.zeros(len(GAP_EDGES))
+    shares[week], shares[two] = 2 / (3 + FEW_GAPS), 1 / (3 + FEW_GAPS)
+    torch.testing.assert_close(ever[:-1], shares)
+    torch.testing.assert_close(ever[-1], torch.tensor(math.log1p(3)))
+    weeks, number = GAP_DECAY + GAP_DECAY**2, 1 + GAP_DECAY + GAP_DECAY**2
+    torch.testing.assert_close(lately[week], torch.tensor(weeks / (number + FEW_GAPS)))
+    torch.testing.assert_close(lately[-1], torch.tensor(math.log1p(number)))
+
+
+def test_who_came_once_has_no_habits() -> None:
+    assert not bought((2.0, [0])).habit().any()
 
 
 def test_packed_items_are_the_same_without_the_gaps() -> None:
