@@ -30,7 +30,13 @@ from benchmarks.lab.threads import FITTING_THREADS, use_threads
 from recsim_env.files import locked, made, write_text
 from recsim_env.logs.complete_journey import encoder_folder, is_of_build
 from recsim_env.shoppers.household.examples import Examples
-from recsim_env.shoppers.household.fit import FinetuneConfig, calibrate, fit, new_shopper
+from recsim_env.shoppers.household.fit import (
+    FinetuneConfig,
+    calibrate,
+    calibrate_cold,
+    fit,
+    new_shopper,
+)
 from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.household.peaks import SHOP_TABLES
 from recsim_env.shoppers.household.text import TextTunedShopper
@@ -93,9 +99,12 @@ def main(config: Config) -> None:
 
 
 def trained(config: Config, log: Log) -> list[SlateShopper]:
-    """Train all members on histories without the cold items; they are not calibrated yet."""
+    """Train all members on histories without the cold items, which calibrate their cold heads."""
     examples = log.examples(cold_hidden=True)
-    return [fit_member(log, examples, config, number) for number in range(config.members)]
+    members = [fit_member(log, examples, config, number) for number in range(config.members)]
+    for member in members if process() == 0 else ():
+        calibrate_cold(member, examples)
+    return members
 
 
 def _finetune(config: Config, log: Log, console: Console) -> None:

@@ -357,7 +357,7 @@ def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> 
     Returns:
         Scale and shifts by name, as a report shows them.
     """
-    model.config.slate_calibration = model.config.cold_calibration = (1.0, 0.0)
+    model.config.slate_calibration = (1.0, 0.0)
     model.config.gap_calibration = model.config.explore_calibration = 0.0
     scores = score(model, examples, split, kinds=("case_control", "policy", "repeat"))
     label, weight = examples.row_label[scores.row], examples.row_weight[scores.row]
@@ -377,8 +377,6 @@ def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> 
         lambda: -gap_log_likelihood(bins, scores.gap_logits + shift, gap, follow_up).mean(), shift
     )
     bought, expected = first_purchases(model, examples, split)
-    if model.config.use_cold_head:
-        model.config.cold_calibration = _cold_calibration(model, examples, split)
     model.config.slate_calibration = platt
     model.config.gap_calibration = round(shift.item(), 5)
     model.config.explore_calibration = round(math.log(bought / expected), 5)
@@ -391,16 +389,23 @@ def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> 
     }
 
 
-def _cold_calibration(model: SlateShopper, examples: Examples, split: str) -> tuple[float, float]:
-    """Find scale and shift of the cold head, on items it was not taught where there are some."""
+def calibrate_cold(model: SlateShopper, examples: Examples, split: str = "valid") -> None:
+    """Set the calibration of the cold head on a split, on items it was not taught if there are any.
+
+    Args:
+        model: a fitted model
+        examples: the log, with histories in which these items are hidden
+        split: one of `SPLITS`
+    """
+    model.config.cold_calibration = (1.0, 0.0)
     unknown = (model.items.known == 0).cpu()
     unknown = unknown if bool(unknown.any()) else torch.ones_like(unknown)
     scores = score(model, examples, split, kinds=("case_control",), cold=unknown)
     own = unknown[examples.row_item[scores.row]]
     label, weight = examples.row_label[scores.row][own], examples.row_weight[scores.row][own]
-    if not 0 < float((label * weight).sum()) < float(weight.sum()):
-        return 1.0, 0.0  # no response, or nothing else, tells of no calibration
-    return _line(scores.logit[own], label, weight / weight.sum())
+    if 0 < float((label * weight).sum()) < float(weight.sum()):  # else nothing tells of one
+        line = _line(scores.logit[own], label, weight / weight.sum())
+        model.config.cold_calibration = line
 
 
 def _line(logit: Tensor, label: Tensor, weight: Tensor) -> tuple[float, float]:

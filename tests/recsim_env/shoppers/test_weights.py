@@ -118,6 +118,8 @@ ODD: tuple[Any, ...] = (
 HARMLESS = {
     ("use_text", True),
     ("use_counters", True),
+    ("use_habit", True),
+    ("use_cold_head", True),
     ("use_cache", True),
     ("purchases", True),
     ("architectures", "[]"),

@@ -72,7 +72,7 @@ def test_households_are_as_a_replay_of_the_log_finds_them(
     wanted = chosen & (visits.shopper < 5)
     rows = wanted.nonzero().flatten()
     item = torch.full_like(rows, 7)
-    stats, _ = replay(visits, keys, ScoredItems(rows, item))
+    stats, *_ = replay(visits, keys, ScoredItems(rows, item))
     found = {
         int(visit): memory.stats(visits.shopper[now], item[:1].expand(len(now)), day)[at].half()
         for now, memory in before(visits, keys, wanted, 8)

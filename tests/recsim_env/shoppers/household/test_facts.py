@@ -14,10 +14,11 @@ from gymnasium import spaces
 import recsim_env
 from recsim_env.logs import complete_journey
 from recsim_env.shoppers.gaps import GapBins
+from recsim_env.shoppers.household.config import SlateShopperConfig
 from recsim_env.shoppers.household.memory import Context
 from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.household.population import LearnedShopper, load_shopper
-from recsim_env.shoppers.weights import load_model, save_model
+from recsim_env.shoppers.weights import load_model, read_config, save_model
 from tests.support.fake_log import FACTS, write_shop
 from tests.support.fake_shoppers import member
 
@@ -58,9 +59,12 @@ def test_a_saved_model_says_what_it_is_fitted_to(shop: Path) -> None:
     assert load_model(SlateShopper, shop).config.log_facts == FACTS
 
 
-def test_the_shipped_model_which_does_not_say_so_is_one_of_the_complete_journey_log() -> None:
-    assert "facts" not in json.loads((SHIPPED / "config.json").read_text())
-    config = load_model(SlateShopper, SHIPPED).config
+def test_a_model_that_does_not_say_so_is_one_of_the_complete_journey_log(tmp_path: Path) -> None:
+    """Models of earlier versions were fitted to nothing else."""
+    told = json.loads((SHIPPED / "config.json").read_text())
+    assert told.pop("facts") == complete_journey.FACTS.to_json()
+    (tmp_path / "config.json").write_text(json.dumps(told))
+    config = read_config(SlateShopperConfig, tmp_path / "config.json")
     assert config.log_facts == complete_journey.FACTS
     assert config.gap_bins == GapBins()
 
