@@ -320,7 +320,7 @@ def test_what_does_not_fit_together_is_refused(log: Path, tmp_path: Path) -> Non
 
 def test_further_members_are_fitted_beside_the_first(log: Path, tmp_path: Path) -> None:
     threads = torch.get_num_threads()
-    untrained = replace(SMALL, pretrain_epochs=0, epochs=0, seed=5)
+    untrained = replace(SMALL, pretrain_epochs=0, epochs=0, seed=7)
     for members in (1, 2):
         output = tmp_path / str(members)
         finetune.main(
@@ -337,7 +337,7 @@ def test_further_members_are_fitted_beside_the_first(log: Path, tmp_path: Path) 
     }
     assert not (one / "model1").exists()
     first, second = (found.model for found in opened(two, ensemble=2).shop.members)
-    fresh = new_shopper(Catalog.load(log), replace(untrained, seed=6), FACTS)
+    fresh = new_shopper(Catalog.load(log), replace(untrained, seed=8), FACTS)
     assert torch.equal(second.items.id_embedding.weight, fresh.items.id_embedding.weight)
     assert not torch.equal(first.items.id_embedding.weight, fresh.items.id_embedding.weight)
     assert "full exposure, mean of 2" in (two / "README.md").read_text()
