@@ -20,6 +20,8 @@ from benchmarks.agents import (
     behaviour,
     bundle,
     compare,
+    frontier,
+    frontier_report,
     league,
     league_report,
     ope_report,
@@ -53,6 +55,17 @@ def of_league(rows: pl.DataFrame, config: Mapping[str, Any], folder: Path) -> Re
     )
 
 
+def of_frontier(rows: pl.DataFrame, config: Mapping[str, Any], folder: Path) -> Report:
+    """Report on the frontier of the goals and weights that were played."""
+    played = frontier.Config(
+        env=config["env"],
+        goals=tuple(config["goals"]),
+        weights=tuple(config["weights"]),
+        parts=config["parts"],
+    )
+    return frontier_report.report(rows, played.weighed, frontier.ENVS[played.env])
+
+
 REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = {
     "behaviour": lambda rows, config, folder: behaviour.report(rows),
     "carts": lambda rows, config, folder: carts.report(
@@ -60,6 +73,7 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
     ),
     "bundle": lambda rows, config, folder: bundle.report(rows),
     "compare": lambda rows, config, folder: compare.report(rows),
+    "frontier": of_frontier,
     "gpu": lambda rows, config, folder: gpu.report(rows),
     "latency": lambda rows, config, folder: latency_report.report(rows),
     "league": of_league,
