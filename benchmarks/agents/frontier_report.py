@@ -229,7 +229,7 @@ def picture(rows: pl.DataFrame, goals: tuple[str, ...]) -> Figure:
             own = first.filter(pl.col("contender") == contender)
             if own.is_empty():
                 continue
-            means = own.group_by("at", maintain_order=True).agg(pl.col(goals).mean())
+            means = own.group_by("at").agg(pl.col(goals).mean()).sort("at")
             axes.plot(
                 means[goal],
                 means[goals[0]],
