@@ -6,6 +6,7 @@ well behaves as the log does after half a year of own visits, under the policy t
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -35,6 +36,10 @@ CURVE_PAST = 3
 """Fewest earlier purchases of what a recency curve is measured on: those of less are noise."""
 VISIT_STRIDE = 1_000_000
 """Distance of visit numbers of shoppers who stand for the same household."""
+
+
+SEASONAL = "category mix"
+"""What changes with the season, which one year of a log does not tell."""
 
 
 @dataclass(frozen=True)
@@ -146,7 +151,7 @@ def behaviour(
         "days to the next visit": np.bincount(
             np.searchsorted(GAP_BINS, gaps, side="right") - 1, minlength=len(GAP_BINS)
         ),
-        "category mix": category.numpy(),
+        SEASONAL: category.numpy(),
     }
     for level, name in ((0, "item recency curve"), (2, "category recency curve")):
         shares[name] = _recency(slate_stats[:, level], label)
@@ -197,6 +202,13 @@ def errors(simulated: Behaviour, logged: Behaviour) -> list[dict[str, float | st
             {"what": name, "log": float("nan"), "simulated": float("nan"), "error": float(error)}
         )
     return table
+
+
+def worst_errors(table: Sequence[Mapping[str, float | str]]) -> dict[str, float]:
+    """Find the largest of the errors of a table, of all and of those that no season moves."""
+    found = {str(line["what"]): float(line["error"]) for line in table}
+    lasting = [error for what, error in found.items() if what != SEASONAL]
+    return {"worst_error": max(found.values()), "worst_error_without_season": max(lasting)}
 
 
 @dataclass(frozen=True)

@@ -446,11 +446,11 @@ def loop(figures: Figures, log: Log, config: Config) -> str:
                 for line in table
             ]
             if weeks == periods.held_out:
-                worst = max(float(line["error"]) for line in table)
                 prefix = "" if promotions else "slate_only_"
-                figures.summary[f"{prefix}closed_loop_worst_error"] = Estimate(
-                    worst, float("nan"), float("nan"), 1
-                )
+                figures.summary |= {
+                    f"{prefix}closed_loop_{figure}": Estimate(worst, math.nan, math.nan, 1)
+                    for figure, worst in closed_loop.worst_errors(table).items()
+                }
                 lines += [{"mode": name, **line} for line in table]
         figures.weekly[name] = _weekly(ours.weekly, theirs.weekly, periods.all[0])
     alone = periods.held_out[0] - periods.all[0]
