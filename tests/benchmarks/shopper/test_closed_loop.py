@@ -221,3 +221,13 @@ def test_a_seed_repeats_and_another_differs(rolled: Roll, folder: Path, log: Log
         assert one.drop("visit").equals(other.drop("visit"))
     differs = roll(folder, log, store_promotions=True, seed=1, batch=60)
     assert not differs.slates.drop("visit").equals(again.slates.drop("visit"))
+
+
+def test_the_worst_error_is_told_with_and_without_what_a_season_moves() -> None:
+    table = [
+        {"what": "visits", "error": 0.03},
+        {"what": closed_loop.SEASONAL, "error": 0.2},
+        {"what": "item recency curve", "error": 0.08},
+    ]
+    found = closed_loop.worst_errors(table)
+    assert found == {"worst_error": 0.2, "worst_error_without_season": 0.08}
