@@ -352,6 +352,16 @@ class SessionShopper(VisitEncoder):
             nn.init.constant_(module.leave_head.answered.bias, -3.0)
             nn.init.zeros_(module.leave_head.outer.weight)
 
+    @torch.no_grad()
+    def forget_items(self, items: Tensor) -> None:
+        """Take away what was learned of single items (N,) bool, in place.
+
+        They have the mean bias of the others; what the catalogue says of them is left.
+        """
+        heads = [self] if self.purchase_head is None else [self, self.purchase_head]
+        for bias in (head.item_bias.weight for head in heads):
+            bias[items] = bias[~items].mean() if bool((~items).any()) else 0.0
+
     # ---- visits in, states out ----
 
     def features(self, counters: Tensor) -> Tensor:
