@@ -257,12 +257,17 @@ def per_seed(rows: pl.DataFrame, value: Callable[[pl.DataFrame], float]) -> np.n
 
 def mean_return(rows: pl.DataFrame) -> float:
     """The mean return of the first visits of a shopper."""
-    return float(rows["return"].sum() / rows["shoppers"].sum())
+    return total(rows, "return") / total(rows, "shoppers")
+
+
+def total(rows: pl.DataFrame, column: str) -> float:
+    """The sum of a column."""
+    return float(rows[column].to_numpy().sum())
 
 
 def rate(top: str, bottom: str) -> Callable[[pl.DataFrame], float]:
     """A ratio of two sums, 0 where there is nothing to divide by."""
-    return lambda rows: float(rows[top].sum() / max(rows[bottom].sum(), 1.0))
+    return lambda rows: total(rows, top) / max(total(rows, bottom), 1.0)
 
 
 def report(rows: pl.DataFrame) -> Report:
@@ -307,7 +312,7 @@ def _line(
     figures: dict[str, np.ndarray] = {"return": per_seed(rows, mean_return)}
     if len(parts["newcomers"]):
         figures |= {f"return, {name}": per_seed(part, mean_return) for name, part in parts.items()}
-    if rows["new_shown"].sum() > 0 or world == COLD:
+    if total(rows, "new_shown") > 0 or world == COLD:
         figures["share of new items"] = per_seed(rows, rate("new_shown", "shown"))
         figures["response of new items"] = per_seed(rows, rate("new_clicks", "new_shown"))
     figures["response"] = per_seed(rows, rate("clicks", "shown"))

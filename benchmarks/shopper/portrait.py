@@ -293,7 +293,8 @@ def main(config: Config) -> None:
     """
     use_threads(config.threads)
     run = Run("portrait", config, results=config.results)
-    model = load_model(SlateShopper, config.shopper).eval()
+    model = load_model(SlateShopper, config.shopper)
+    model.train(False)
     catalog = Catalog.load(config.log)
     shoppers = read_shoppers(config.log / "shoppers.parquet")
     portraits = read_portraits(config.shopper, len(shoppers))

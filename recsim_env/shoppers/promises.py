@@ -90,6 +90,9 @@ def check_parts(shopper: Any) -> None:
         checks.whole(f"{name}.{part}", value, least, most)
     for part, value in flags.items():
         checks.flag(f"{name}.{part}", value)
+    checks.flag(f"{name}.serves_newcomers", shopper.serves_newcomers)
+    if shopper.new_items is not None:
+        checks.tensor(f"{name}.new_items", shopper.new_items, (len(catalog),), torch.bool)
     if shopper.discounts != ():
         checked_discounts(f"{name}.discounts", shopper.discounts)
 

@@ -183,8 +183,9 @@ def _opened(
         _known_alone(read_popularity(folder / "popularity.parquet", len(catalog)), new),
         len(catalog),
     )
-    for model in models if new is not None else ():
-        model.items.known.masked_fill_(new, 0.0)
+    if new is not None:
+        for model in models:
+            model.items.known.masked_fill_(new, 0.0)
 
     # Start states need the store-weeks that can be visited.
     candidates, placement, popular = candidate_tables(promotions)

@@ -358,9 +358,12 @@ class SessionShopper(VisitEncoder):
 
         They have the mean bias of the others; what the catalogue says of them is left.
         """
-        heads = [self] if self.purchase_head is None else [self, self.purchase_head]
-        for bias in (head.item_bias.weight for head in heads):
-            bias[items] = bias[~items].mean() if bool((~items).any()) else 0.0
+        tables = [self.item_bias]
+        if self.purchase_head is not None:
+            tables.append(self.purchase_head.item_bias)
+        for table in tables:
+            others = table.weight[~items]
+            table.weight[items] = others.mean() if len(others) else 0.0
 
     # ---- visits in, states out ----
 

@@ -27,10 +27,11 @@ from recsim_env.shoppers.session.starts import without_items
 from recsim_env.simulator import SlateSimulator
 from recsim_env.testing import check_shopper
 from recsim_env.trees import pick
-from tests.recsim_env.shoppers.session.test_model import catalog, model
-from tests.recsim_env.shoppers.session.test_population import SIZE, logged
+from tests.recsim_env.shoppers.session.test_model import SIZE, catalog, model
+from tests.recsim_env.shoppers.session.test_population import logged
 from tests.support.fake_log import write_shop
 from tests.support.fake_shoppers import member
+from tests.support.toys import ToyShopper, ToyState
 
 CPU = torch.device("cpu")
 SMALL = RegularsConfig(items=40, categories=4, width=8, known=24, fewest_visits=3, most_visits=9)
@@ -105,7 +106,9 @@ def test_a_share_of_the_items_is_new_and_a_larger_share_holds_a_smaller() -> Non
     assert many is not None
     assert (int(few.sum()), int(many.sum())) == (4, 20)
     assert bool(many[few].all())
-    assert not torch.equal(many, cold.new_items(40, 0.5, 4))
+    other = cold.new_items(40, 0.5, 4)
+    assert other is not None
+    assert not torch.equal(many, other)
     assert cold.new_items(40, 0.01, 3) is None  # less than half an item
     everything = cold.new_items(40, 1.0, 3)
     assert everything is not None
@@ -272,10 +275,10 @@ def test_what_is_shown_and_answered_of_new_items_is_counted(config: EnvConfig) -
 
     size = simulator.slate_size
     uniform = Uniform(len(simulator.catalog), simulator.shopper.max_candidates, size)
-    rows = evaluate(uniform, simulator, 24, batch=7).rows
+    rows = evaluate(uniform, simulator, 16, batch=7).rows
     assert (
         rows["newcomer"].to_list()
-        == cold.newcomers(torch.arange(24), torch.zeros(24, dtype=torch.int64), 0.5).tolist()
+        == cold.newcomers(torch.arange(16), torch.zeros(16, dtype=torch.int64), 0.5).tolist()
     )
     assert bool((rows["new_clicks"] <= rows["clicks"]).all())
     assert bool((rows["new_shown"] >= rows["new_clicks"]).all())
@@ -335,6 +338,41 @@ def test_a_slate_of_known_candidates_alone_cannot_come_from_a_store(journey: Pat
 @EVERY
 def test_cold_shoppers_keep_their_promises(config: EnvConfig) -> None:
     check_shopper(make(config, new_items=0.25).shopper)
+
+
+class Regular(ToyShopper):
+    """A toy whose shoppers have a history: a newcomer is told by another number of visits."""
+
+    serves_newcomers = True
+
+    def start_new(self, draws: Tensor) -> ToyState:
+        """Make the shoppers of `start`."""
+        return self.start(draws)
+
+
+def test_the_kit_checks_newcomers_of_shoppers_of_ones_own() -> None:
+    class Crowd(Regular):
+        def start_new(self, draws: Tensor) -> ToyState:
+            return self.start(draws.flip(0))
+
+    class Absent(ToyShopper):
+        serves_newcomers = True
+
+    check_shopper(Regular())
+    with pytest.raises(ValueError, match=r"^Crowd.start_new returned another '\w+' for some rows"):
+        check_shopper(Crowd())
+    with pytest.raises(NotImplementedError, match="Absent serves newcomers, but has no method"):
+        check_shopper(Absent())
+    simulator = SlateSimulator(Regular(), newcomers=0.5)
+    seen = simulator.reset(SEEDS)
+    assert torch.equal(seen["newcomer"].squeeze(1) > 0, simulator.episodes.newcomer)
+
+
+def test_a_mask_of_new_items_has_a_flag_an_item() -> None:
+    shopper = ToyShopper()
+    shopper.new_items = torch.zeros(3, dtype=torch.bool)
+    with pytest.raises(ValueError, match=r"^ToyShopper.new_items is"):
+        SlateSimulator(shopper)
 
 
 # ---- what is refused ----
