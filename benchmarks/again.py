@@ -74,6 +74,7 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
     ),
     "bundle": lambda rows, config, folder: bundle.report(rows),
     "cold": lambda rows, config, folder: cold.report(rows),
+    "cold_belief": lambda rows, config, folder: cold.report(rows),
     "compare": lambda rows, config, folder: compare.report(rows),
     "frontier": of_frontier,
     "gpu": lambda rows, config, folder: gpu.report(rows),

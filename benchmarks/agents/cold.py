@@ -1,6 +1,7 @@
 """What exploring is worth at a cold start: new shoppers, new items, and a control without either.
 
     python -m benchmarks.agents.cold
+    python -m benchmarks.agents.cold --belief
 
 The world is a market of regulars in which nothing that is shown changes what a shopper wants, nor
 who stays: the only reason to show anything but what is most likely clicked is to learn. Items
@@ -17,10 +18,10 @@ What exploring brings is the difference of the two, paired by seed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -50,7 +51,8 @@ from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
 
 ENV = "recsim_env/MarketRegulars-v0"
-COLD, CONTROL = "cold", "control"
+NAME = COLD = "cold"
+CONTROL = "control"
 GREEDY, REWARD_GREEDY, TUNED = "greedy_ctr", "reward_greedy", "constant tuned"
 THOMPSON, THOMPSON_TWIN = "thompson_items", "thompson_items, no exploring"
 LINUCB, LINUCB_TWIN = "linucb", "linucb, no exploring"
@@ -78,6 +80,11 @@ COUNTS = ("return", "visits", "shown", "clicks", "new_shown", "new_clicks")
 @dataclass(frozen=True)
 class Config(Device, Threads, Results):
     """Measure what exploring is worth at a cold start."""
+
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {
+        "agents": AGENT_NAMES,
+        "worlds": (COLD, CONTROL),
+    }
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds of the trainings. Each has shoppers of its own to report on."""
@@ -109,18 +116,33 @@ class Config(Device, Threads, Results):
     """Number of episodes of a trial."""
     episodes: int = 512
     """Number of shoppers that each agent is reported on, for each seed."""
-    belief: bool = True
-    """Whether ranker and cues are those of a belief, which is fitted to the log; without it there
-    is no cue `uncertain`, and PPO has no twin."""
+    belief: bool = False
+    """Whether ranker and cues are those of a belief, which is fitted to the log: it takes many
+    times as long. Without it there is no cue `uncertain`, and PPO has no twin. The results have a
+    folder of their own, `cold_belief`."""
+    agents: tuple[str, ...] = AGENT_NAMES
+    """Agents that play; PPO without `uncertain` only where there is a belief."""
+    worlds: tuple[str, ...] = (COLD, CONTROL)
+    """Worlds that are played."""
     cache: Path = PLACES
     """Folder of logs, rankers and beliefs, which are made where they are missing."""
     work: Path = Path("runs/cold")
     """Folder of what is done; delete it to start anew."""
 
     @property
-    def agents(self) -> tuple[str, ...]:
-        """Names of the agents that play."""
-        return AGENT_NAMES if self.belief else tuple(a for a in AGENT_NAMES if a != PPO_TWIN)
+    def name(self) -> str:
+        """The name of the results."""
+        return f"{NAME}_belief" if self.belief else NAME
+
+    @property
+    def playing(self) -> tuple[str, ...]:
+        """The agents that can play."""
+        return tuple(a for a in self.agents if self.belief or a != PPO_TWIN)
+
+    @property
+    def kept(self) -> Path:
+        """The folder of what is done."""
+        return self.work / self.name
 
 
 def world_of(config: Config) -> RegularsConfig:
@@ -170,7 +192,7 @@ def tuned_policy(config: Config, name: str, site: Site) -> Policy:
     """A constant re-ranker whose knobs earned most on training shoppers."""
     spec = POLICIES["constant_log_odds"]
     study = policy_trials(
-        config.work / f"{name}.trials.json",
+        config.kept / f"{name}.trials.json",
         TUNED,
         spec,
         site.inputs,
@@ -340,11 +362,11 @@ def main(config: Config) -> None:
         RuntimeError: If another process measures in the same folder.
     """
     use_threads(config.threads)
-    run = Run("cold", config, results=config.results)
-    with locked(config.work):
-        free = ("seeds", "device", "threads", "results", "work", "cache")
-        remember_settings(config.work, settings_of(config, free=free))
-        rows = [row for world in (COLD, CONTROL) for row in _rows_of(config, world)]
+    run = Run(config.name, config, results=config.results)
+    with locked(config.kept):
+        free = ("seeds", "device", "threads", "results", "work", "cache", "agents", "worlds")
+        remember_settings(config.kept, settings_of(config, free=free))
+        rows = [row for world in config.worlds for row in _rows_of(config, world)]
     table = pl.DataFrame(rows)
     run.publish(table, report(table))
 
@@ -352,11 +374,11 @@ def main(config: Config) -> None:
 def _rows_of(config: Config, world: str) -> list[dict[str, Any]]:
     """The rows of a world: those that are kept, and those that are measured now."""
     paths = {
-        (seed, agent): config.work
+        (seed, agent): config.kept
         / world
         / f"{agent.replace(', ', '-').replace(' ', '_')}-{seed}.json"
         for seed in config.seeds
-        for agent in config.agents
+        for agent in config.playing
     }
     site = None if all(path.exists() for path in paths.values()) else site_of(config, world)
     rows: list[dict[str, Any]] = []

@@ -68,7 +68,6 @@ def test_a_tiny_run_plays_every_agent_in_both_worlds_and_goes_on(tmp_path: Path)
         "trials": 2,
         "tuning_episodes": 4,
         "episodes": 8,
-        "belief": False,
         "cache": tmp_path / "places",
         "work": tmp_path / "work",
         "results": tmp_path / "results",
