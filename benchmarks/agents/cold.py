@@ -99,7 +99,7 @@ class Config(Device, Threads, Results):
     """Length of the noise in what a shopper declares of its interest, whose length is 1: so that
     little is known of newcomers."""
     items: int = 200
-    """Number of items."""
+    """Number of items in the catalogue."""
     known: int = 512
     """Number of regulars; one in four is kept for reporting."""
     world: int = 0
