@@ -64,6 +64,8 @@ FIRST_VISITS = 10
 """Visits by which an agent is judged."""
 RUN_SEEDS = 100_000
 """Seeds set aside for the shoppers of one run."""
+GAIN, OF_EXPLORING = "above greedy", "above its twin"
+"""Columns of the table of gains: above `reward_greedy`, and above the twin without exploring."""
 COLUMNS = (
     "return",
     "return, known",
@@ -306,20 +308,18 @@ def report(rows: pl.DataFrame) -> Report:
         }
         for agent, own in played.items():
             lines.append(_line(world, agent, own, summary))
-        for agent in (TUNED, *TWINS):
-            base = TWINS.get(agent, REWARD_GREEDY)
-            if agent not in played or base not in played:
-                continue
+        for agent in (name for name in (TUNED, *TWINS) if name in played):
             line: dict[str, object] = {"world": world, "agent": f"`{agent}`"}
-            for name, other in (("greedy", REWARD_GREEDY), ("twin", base)):
-                found = paired_difference(
-                    per_seed(played[agent], mean_return), per_seed(played[other], mean_return)
-                )
-                summary[f"{world}/{agent}_minus_{name}"] = line[f"minus {name}"] = found
+            for name, base in ((GAIN, REWARD_GREEDY), (OF_EXPLORING, TWINS.get(agent, ""))):
+                line[name] = ""
+                if base not in played:
+                    continue
+                own = per_seed(played[agent], mean_return)
+                found = paired_difference(own, per_seed(played[base], mean_return))
+                summary[f"{world}/{agent}, {name}"] = line[name] = found
+                if name == OF_EXPLORING:
+                    drawn.append((f"{agent}, {world}", found, _colour(world)))
             gains.append(line)
-            drawn.append(
-                (f"{agent}, {world}", summary[f"{world}/{agent}_minus_twin"], _colour(world))
-            )
     table = f"{markdown(lines)}\n\n{markdown(gains)}"
     return Report(table, summary, picture(drawn))
 

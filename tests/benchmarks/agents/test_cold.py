@@ -46,10 +46,10 @@ def test_the_report_pairs_seeds_and_splits_by_newcomers() -> None:
     found = cold.report(rows())
     summary = found.summary
     assert summary["cold/reward_greedy/return"].value == pytest.approx(10)
-    assert summary["cold/thompson_items_minus_greedy"].value == pytest.approx((2 + 4) / 2)
-    assert summary["cold/thompson_items_minus_twin"].value == pytest.approx((1 + 3) / 2)
-    assert summary["cold/thompson_items_minus_twin"].n == 2
-    assert summary["control/thompson_items_minus_twin"].value == 0
+    assert summary["cold/thompson_items, above greedy"].value == pytest.approx((2 + 4) / 2)
+    assert summary["cold/thompson_items, above its twin"].value == pytest.approx((1 + 3) / 2)
+    assert summary["cold/thompson_items, above its twin"].n == 2
+    assert summary["control/thompson_items, above its twin"].value == 0
     assert summary["cold/thompson_items/return, newcomers"].value == pytest.approx(13)
     assert summary["cold/reward_greedy/share of new items"].value == pytest.approx(0.25)
     assert summary["cold/reward_greedy/response of new items"].value == pytest.approx(0.15)
