@@ -314,8 +314,9 @@ def report(rows: pl.DataFrame) -> Report:
                 line[name] = ""
                 if base not in played:
                     continue
-                own = per_seed(played[agent], mean_return)
-                found = paired_difference(own, per_seed(played[base], mean_return))
+                found = paired_difference(
+                    per_seed(played[agent], mean_return), per_seed(played[base], mean_return)
+                )
                 summary[f"{world}/{agent}, {name}"] = line[name] = found
                 if name == OF_EXPLORING:
                     drawn.append((f"{agent}, {world}", found, _colour(world)))
