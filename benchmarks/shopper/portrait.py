@@ -119,6 +119,7 @@ def examples_of(config: Config, households: Tensor) -> Examples:
         baskets,
         {"case_control": shown},
         promotions,
+        mailers=facts.placements[1],
         generator=torch.Generator().manual_seed(0),
     )
 
