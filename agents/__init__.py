@@ -3,7 +3,7 @@
 Importing the package fills the registry `AGENTS`, and registers the environments of `agents.faces`.
 """
 
-from agents import bandits, faces, reinforce
+from agents import bandits, faces, item_offsets, reinforce
 from agents.base import AGENTS, AgentSpec, TrainedAgent, TrainingSetup
 from agents.ppo import agents as ppo_agents
 from agents.ppo import constrained as ppo_constrained
@@ -17,6 +17,7 @@ __all__ = [
     "TrainingSetup",
     "bandits",
     "faces",
+    "item_offsets",
     "ppo_agents",
     "ppo_constrained",
     "reinforce",

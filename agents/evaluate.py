@@ -17,7 +17,7 @@ from recsim_env.types import Outcome, Policy
 
 TERM = "reward_terms/"
 """Prefix of the reward terms in `Outcome.info`."""
-SUMMED = ("clicks", "invalid_items", "elsewhere")
+SUMMED = ("clicks", "invalid_items", "elsewhere", "new_shown", "new_clicks")
 """Keys of `Outcome.info` that are summed over an episode, as the reward terms are."""
 
 
@@ -28,7 +28,9 @@ class Evaluation:
     rows: pl.DataFrame
     """One row per episode, in the order of the seeds: `seed`, `return`, `visits`, `days` until the
     shopper lapsed or the horizon was reached, `lapsed`, and the sums over visits of `clicks`,
-    `invalid_items`, `elsewhere` and each reward term (under its name, before its weight)."""
+    `invalid_items`, `elsewhere` and each reward term (under its name, before its weight); where
+    there are new items also of `new_shown` and `new_clicks`, and where there are newcomers
+    `newcomer`, whether the shopper came without a history."""
     exposures: Tensor
     """(N,) int64, how often each item was shown. A repeated item, or one that is not a candidate,
     does not count as shown."""
@@ -61,6 +63,7 @@ class _Sums:
         self._sums: dict[str, Tensor] = {}
         self._days = torch.zeros(len(seeds), dtype=torch.float64, device=seeds.device)
         self._lapsed = torch.zeros(len(seeds), dtype=torch.bool, device=seeds.device)
+        self._newcomer: Tensor | None = None
 
     def add(self, number: Tensor, outcome: Outcome) -> None:
         """Add a visit of the episodes at `number` (B,), which are distinct."""
@@ -71,12 +74,17 @@ class _Sums:
         for name, value in new.items():
             total = self._sums.setdefault(name, torch.zeros_like(self._days))
             total.index_add_(0, number, value.double())
+        if "newcomer" in info:
+            self._newcomer = self._lapsed.clone() if self._newcomer is None else self._newcomer
+            self._newcomer[number] = info["newcomer"] > 0
         self._days[number] = info["day"].double()
         self._lapsed[number] = outcome.terminated
 
     def table(self) -> pl.DataFrame:
         """One row per episode, in the order of the seeds."""
         columns = {"seed": self._seeds, **self._sums, "days": self._days, "lapsed": self._lapsed}
+        if self._newcomer is not None:
+            columns["newcomer"] = self._newcomer
         frame = pl.DataFrame({name: value.cpu().numpy() for name, value in columns.items()})
         whole = [name for name in ("visits", *SUMMED) if name in columns]
         return frame.cast(dict.fromkeys(whole, pl.Int64))

@@ -19,6 +19,7 @@ import tyro
 from benchmarks.agents import (
     behaviour,
     bundle,
+    cold,
     compare,
     frontier,
     frontier_report,
@@ -33,7 +34,7 @@ from benchmarks.lab import places
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.command import run_command
 from benchmarks.lab.run import RESULTS, Report, read_origin, read_rows, report_again
-from benchmarks.shopper import carts, own_log, verdict_cases
+from benchmarks.shopper import carts, own_log, portrait, verdict_cases
 from benchmarks.speed import gpu, latency_report, learning_curves, ppo_speed, throughput
 
 
@@ -72,6 +73,8 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
         rows, pl.read_parquet(folder / "curves.parquet")
     ),
     "bundle": lambda rows, config, folder: bundle.report(rows),
+    "cold": lambda rows, config, folder: cold.report(rows),
+    "cold_belief": lambda rows, config, folder: cold.report(rows),
     "compare": lambda rows, config, folder: compare.report(rows),
     "frontier": of_frontier,
     "gpu": lambda rows, config, folder: gpu.report(rows),
@@ -80,6 +83,7 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
     "learning_curves": lambda rows, config, folder: learning_curves.report(rows),
     "ope": lambda rows, config, folder: ope_report.report(rows),
     "own_log": lambda rows, config, folder: own_log.report(rows, own_log.read_public(folder)),
+    "portrait": lambda rows, config, folder: portrait.report(rows),
     "ppo_speed": lambda rows, config, folder: ppo_speed.report(rows),
     "sardine": lambda rows, config, folder: sardine.report(rows),
     "throughput": lambda rows, config, folder: throughput.report(rows),

@@ -31,6 +31,8 @@ SMALL = 32
 `squashed`."""
 HABIT_DAYS = 28.0
 """Time constant of the purchases that make a shopper's taste."""
+FEATURED = ("recent_days", "portrait")
+"""Small keys that do not join as they are, because a feature tells them."""
 LONGEST_DAYS = 365.0
 """Days since a purchase are cut here: a longer time tells no more."""
 LAST_WEEK = 7.0
@@ -321,7 +323,7 @@ class Summary:
             if set(feature.keys) <= space.keys()
         }
         self.small = sorted(
-            name for name, box in space.items() if name != "recent_days" and _is_small(box)
+            name for name, box in space.items() if name not in FEATURED and _is_small(box)
         )
 
     def __call__(

@@ -39,6 +39,10 @@ class Stream(enum.IntEnum):
     """The weights of goals that an episode of a training draws."""
     VISITS = 6
     """Which categories go together in a market of whole visits."""
+    NEWCOMERS = 8
+    """Which episodes begin without a history."""
+    NEW_ITEMS = 9
+    """Which items are new."""
     CHECKS = 77
     """The slates and observations of `recsim_env.testing`."""
 

@@ -20,11 +20,13 @@ from recsim_env.graphs import GraphedSimulator
 from recsim_env.rewards import Reward, as_reward
 from recsim_env.rewards.objectives import checked_objectives
 from recsim_env.shop_file import HOUSEHOLD, SESSION, ShopFile, doubt_levels, refuse_failed
+from recsim_env.shoppers import cold
 from recsim_env.shoppers.base import Shopper
 from recsim_env.simulator import (
     SlateSimulator,
     checked_history,
     checked_horizon,
+    checked_newcomers,
     checked_slate_size,
 )
 from recsim_env.types import best_device
@@ -96,6 +98,9 @@ class EnvConfig:
     objectives: Sequence[str] | None = None
     """Names of registered terms whose values are told side by side, as MO-Gymnasium expects:
     rewards become vectors. None means that the reward is one number."""
+    newcomers: float = 0.0
+    """Share of episodes whose shopper comes without a history, from 0 to 1, where the others have
+    one."""
     graphs: bool = False
     """Whether steps are replayed as CUDA graphs (`recsim_env.graphs`), which needs a GPU. Episodes
     are the same, and small batches are several times as fast."""
@@ -115,6 +120,7 @@ class EnvConfig:
             "horizon_days": checked_horizon(self.horizon_days),
             "history": checked_history(self.history),
             "strict": checks.flag("strict", self.strict),
+            "newcomers": checked_newcomers(self.newcomers),
             "graphs": checks.flag("graphs", self.graphs),
             "objectives": checked_objectives(self.objectives),
             "shopper_options": checks.mapping("shopper_options", self.shopper_options),
@@ -128,6 +134,12 @@ class EnvConfig:
 PRESETS: dict[str, EnvConfig] = {}
 """The configuration of every id that `register` made."""
 
+ASKED_OF_ALL: dict[str, tuple[Callable[[str, Any], Any], Any]] = {
+    "new_items": (cold.share, 0.0),
+    "portrait": (checks.flag, False),
+}
+"""Options that every environment understands: their check, and the value that asks for nothing,
+which is all that shoppers accept whose factory does not take the option."""
 _OVERRIDES = tuple(
     f.name for f in fields(EnvConfig) if f.name not in ("shopper", "shopper_options")
 )
@@ -212,15 +224,17 @@ def make_simulator(
             as `gymnasium.make` does, so that the module can register the id.
         device: `cpu`, `cuda`, or None for the best there is.
         options: `reward`, `slate_size`, `horizon_days`, `history`, `strict`, `belief`,
-            `objectives` and `graphs` replace those of the configuration; any other option goes to
-            the shopper.
+            `objectives`, `newcomers` and `graphs` replace those of the configuration; any other
+            option goes to the shopper. Every environment understands `new_items`, the share of
+            items that nobody knows yet, and `portrait`, whether the shop sees who the shopper is,
+            and refuses what its shoppers cannot serve.
 
     Raises:
         gymnasium.error.NameNotFound: If the id is unknown.
         ModuleNotFoundError: If the module is unknown.
         TypeError: If an option is known to neither side.
-        ValueError: If a value is out of its range, if the device is not there, or if the shopper is
-            none.
+        ValueError: If a value is out of its range, if the device is not there, if the shopper is
+            none, or if it cannot serve what is asked of it.
         FileNotFoundError: If a folder is missing.
     """
     config = _config(id, "id", "a registered id or an EnvConfig")
@@ -228,12 +242,13 @@ def make_simulator(
     config = replace(config, **changes)
     factory = _factory(config)
     _check_known(factory, options)
+    options = _served(factory, {**config.shopper_options, **options})
     if not callable(config.shopper):
         doubt_levels(Path(config.shopper))
     place = best_device(device)
     if config.graphs and place.type != "cuda":
         raise ValueError(f"graphs is True, but the device is {place}: CUDA graphs need a GPU.")
-    shopper = factory(place, config.slate_size, **{**config.shopper_options, **options})
+    shopper = factory(place, config.slate_size, **options)
     simulator = (GraphedSimulator if config.graphs else SlateSimulator)(
         shopper,
         config.reward,
@@ -242,6 +257,7 @@ def make_simulator(
         strict=config.strict,
         belief=config.belief,
         objectives=config.objectives,
+        newcomers=config.newcomers,
     )
     if simulator.slate_size != config.slate_size:
         raise ValueError(
@@ -354,14 +370,35 @@ def _check_factory(factory: ShopperFactory) -> None:
         ) from error
 
 
+def _served(factory: ShopperFactory, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what a factory does not take of `ASKED_OF_ALL`, where it asks for nothing.
+
+    Raises:
+        ValueError: If a value is out of its range, or asks for what these shoppers cannot serve.
+    """
+    parameters, left = _options(factory), dict(options)
+    for name, (check, nothing) in ASKED_OF_ALL.items():
+        if name not in left or name in parameters or _takes_any(parameters):
+            continue
+        if check(name, left.pop(name)) != nothing:
+            raise ValueError(
+                f"{name} is {checks.told(options[name])}, but the shoppers of this environment "
+                f"cannot serve it, so that it must be {nothing}."
+            )
+    return left
+
+
 def _check_known(factory: ShopperFactory, options: Mapping[str, Any]) -> None:
     """Raise TypeError where an option is none of the factory's."""
     parameters = _options(factory)
-    unknown = sorted(options.keys() - parameters.keys())
-    takes_any = any(one.kind is one.VAR_KEYWORD for one in parameters.values())
-    if unknown and not takes_any:
-        known = sorted({*parameters, *_OVERRIDES, "device"})
+    unknown = sorted(options.keys() - parameters.keys() - ASKED_OF_ALL.keys())
+    if unknown and not _takes_any(parameters):
+        known = sorted({*parameters, *_OVERRIDES, *ASKED_OF_ALL, "device"})
         raise TypeError(_unexpected(unknown, f"the options are {known}"))
+
+
+def _takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:
+    return any(one.kind is one.VAR_KEYWORD for one in parameters.values())
 
 
 def _unexpected(names: list[str], expected: str) -> str:

@@ -22,7 +22,7 @@ from recsim_env.belief.base import Belief, SeenVisit
 from recsim_env.rewards import Objectives, Reward, RewardInputs, as_reward, check_served
 from recsim_env.rewards.inputs import catalog_tables
 from recsim_env.rewards.objectives import checked_objectives
-from recsim_env.shoppers import promises
+from recsim_env.shoppers import cold, promises
 from recsim_env.shoppers.base import HIDDEN, Description, Past, Shopper, is_bundle, name_of
 from recsim_env.tensors import among, copied, first_places, looked_up, shared
 from recsim_env.trees import Flat
@@ -60,6 +60,8 @@ class Episodes:
     """(B, H, K) bool."""
     recent_days: Tensor
     """(B, H) float32, days since that visit; 0 where there is none."""
+    newcomer: Tensor
+    """(B,) bool, the shopper came without a history, though others have one."""
 
 
 class SlateSimulator:
@@ -79,6 +81,10 @@ class SlateSimulator:
             follows their last visits (`Shopper.past`).
         objectives: Names of registered terms whose values every step tells side by side
             (`Outcome.objectives`), beside the reward; None means none.
+        newcomers: The share of episodes whose shopper comes without a history, from 0 to 1, where
+            the shoppers can (`Shopper.serves_newcomers`).
+        withholds_new: Whether new items (`Shopper.new_items`) are not on offer yet: the shop as it
+            was before they came, which is where logs come from.
 
     Shapes: B shoppers, H remembered slates, K positions, C candidates, N items.
 
@@ -88,7 +94,9 @@ class SlateSimulator:
         recent_clicks: (H, K) int8, 1 = responded to
         recent_days:   (H,) float32, days since that visit, 0 where there is none
         candidates:    (C,) int64, the items that may be shown now, padded at the end with -1
-        and the shopper's own keys, and those of the belief.
+        and the shopper's own keys, and those of the belief;
+        newcomer:       (1,) float32, 1 = came without a history; only where `newcomers` is above 0
+        new_candidates: (C,) int8, 1 = new; only where the shoppers have new items
 
     Action (`action_space`): (K,) item ids 0..N-1, top position first. Where the shoppers have
     `discounts`, a slate is a bundle, and one more number is the level of its discount, from 0,
@@ -112,6 +120,8 @@ class SlateSimulator:
         strict: bool = False,
         belief: Belief[Any] | None = None,
         objectives: Sequence[str] | None = None,
+        newcomers: float = 0.0,
+        withholds_new: bool = False,
     ) -> None:
         self.horizon_days = checked_horizon(horizon_days)
         self.history = checked_history(history)
@@ -123,6 +133,10 @@ class SlateSimulator:
         self._offers_all = type(shopper).candidates is Shopper.candidates
         self.catalog = shopper.catalog
         self.device = shopper.device
+        self.newcomers = checked_newcomers(newcomers, shopper)
+        self.withholds_new = checks.flag("withholds_new", withholds_new)
+        if self.withholds_new:
+            _check_withholding(shopper)
         self.slate_size = checked_slate_size(shopper.slate_size)
         self.reward = as_reward(reward)
         names = checked_objectives(objectives)
@@ -176,7 +190,7 @@ class SlateSimulator:
         episodes = self._new_episodes(seeds.clone(), torch.zeros_like(seeds))
         with torch.no_grad():
             shoppers = self._new_shoppers(episodes)
-            past = self._past(shoppers)
+            past = self._past(shoppers, episodes.newcomer)
             beliefs = self._new_beliefs(shoppers, past)
             episodes = self._remembering(episodes, past)
         self._episodes, self._shoppers, self._candidates = episodes, shoppers, None
@@ -399,6 +413,12 @@ class SlateSimulator:
         }
         if discount is not None and response.whole is not None:
             info |= {"discount": discount.clone(), "whole": response.whole.long()}
+        if self.newcomers > 0:
+            info["newcomer"] = episodes.newcomer.long()
+        if self.shopper.new_items is not None:
+            new = looked_up(self.shopper.new_items, slates) & shown
+            info["new_shown"] = new.sum(dim=1)
+            info["new_clicks"] = (new & response.clicks).sum(dim=1)
         if response.outside_reward is not None:
             info["outside_reward"] = response.outside_reward.clone()
         self._episodes = self._remember(
@@ -441,7 +461,7 @@ class SlateSimulator:
         number = old.number[rows] + 1 if seeds is None else torch.zeros_like(rows)
         fresh = self._new_episodes(seed, number)
         shoppers = self._new_shoppers(fresh)
-        past = self._past(shoppers)
+        past = self._past(shoppers, fresh.newcomer)
         fresh = self._remembering(fresh, past)
         trees.put(self._shoppers, rows, shoppers)
         if self.belief is not None:
@@ -480,6 +500,7 @@ class SlateSimulator:
             "candidates": candidates,
             **theirs,
             **believed,
+            **self._cold_keys(episodes, candidates),
         }
 
     def describe(self, row: int, *, hidden: bool = False) -> Description:
@@ -603,6 +624,9 @@ class SlateSimulator:
             "recent_days": spaces.Box(0, MAX_DAYS, (self.history,), np.float32),
             "candidates": spaces.Box(-1, items - 1, (self.shopper.max_candidates,), np.int64),
         }
+        own |= cold.spaces(
+            self.newcomers > 0, self.shopper.new_items is not None, self.shopper.max_candidates
+        )
         believed = {} if self.belief is None else self.belief.spaces(self.shopper.max_candidates)
         taken = sorted(believed.keys() & (own.keys() | self._their_spaces.keys()))
         if taken:
@@ -611,6 +635,16 @@ class SlateSimulator:
                 "these names already."
             )
         return spaces.Dict({**own, **self._their_spaces, **believed})
+
+    def _cold_keys(self, episodes: Episodes, candidates: Tensor) -> Observation:
+        """Tell who came without a history, and which candidates are new, where that differs."""
+        found: Observation = {}
+        if self.newcomers > 0:
+            found[cold.NEWCOMER] = episodes.newcomer.unsqueeze(1).float()
+        if self.shopper.new_items is not None:
+            new = looked_up(self.shopper.new_items, candidates.clamp(min=0)) & (candidates >= 0)
+            found[cold.NEW_CANDIDATES] = new.to(torch.int8)
+        return found
 
     def _checked_belief(self, belief: Any) -> Belief[Any] | None:
         """Check that a belief is one, and is about these shoppers.
@@ -671,19 +705,30 @@ class SlateSimulator:
             recent_slates=torch.full((batch, *size), -1, dtype=torch.int64, device=self.device),
             recent_clicks=torch.zeros((batch, *size), dtype=torch.bool, device=self.device),
             recent_days=torch.zeros((batch, self.history), dtype=torch.float32, device=self.device),
+            newcomer=cold.newcomers(seeds, numbers, self.newcomers)
+            if self.newcomers > 0
+            else torch.zeros(batch, dtype=torch.bool, device=self.device),
         )
 
     def _new_shoppers(self, episodes: Episodes) -> Any:
-        found = self.shopper.start(noise.uniform(episodes.key, 0, self.shopper.start_draws))
+        draws = noise.uniform(episodes.key, 0, self.shopper.start_draws)
+        found = self.shopper.start(draws)
+        if self.newcomers > 0 and len(rows := episodes.newcomer.nonzero().squeeze(1)):
+            trees.put(found, rows, self.shopper.start_new(draws[rows]))
         if self._looked_at("start"):
             promises.check_state(self.shopper, found, len(episodes.seed))
             self._kept.add("start")
         return found
 
-    def _past(self, shoppers: Any) -> Past | None:
+    def _past(self, shoppers: Any, newcomer: Tensor) -> Past | None:
         """Return as many visits of new shoppers before their episode as anybody asks for."""
         wanted = 0 if self.belief is None else self.belief.past_visits
-        return self.shopper.past(shoppers, max(self.history, wanted))
+        past = self.shopper.past(shoppers, max(self.history, wanted))
+        if past is None or self.newcomers == 0:
+            return past
+        known = ~newcomer.unsqueeze(1)
+        slates = past.slates.where(known.unsqueeze(2), -1)
+        return Past(slates, past.clicks & known.unsqueeze(2), past.days * known)
 
     def _remembering(self, fresh: Episodes, past: Past | None) -> Episodes:
         """Return new episodes with what the shop remembers of shoppers whom it knew before."""
@@ -726,6 +771,8 @@ class SlateSimulator:
             looked_at = self._looked_at("candidates") and not self._offers_all
             promises.check_candidates(self.shopper, candidates, self.num_envs, numbers=looked_at)
             self._kept.add("candidates")
+        if self.withholds_new and self.shopper.new_items is not None:
+            return _without(candidates, self.shopper.new_items)
         return candidates
 
     def _own_candidates(self) -> Tensor:
@@ -743,6 +790,8 @@ class SlateSimulator:
             self._kept.add("on_offer")
         if candidate is None:
             candidate = _among(slates, self.candidates, len(self.catalog))
+        if self.withholds_new and self.shopper.new_items is not None:
+            candidate = candidate & ~looked_up(self.shopper.new_items, slates.clamp(min=0))
         return candidate & first_places(slates)
 
     def _offered(self, levels: Tensor, shown: Tensor) -> Tensor | None:
@@ -816,6 +865,26 @@ def checked_horizon(horizon_days: Any) -> float:
     return checks.number("horizon_days", horizon_days, 0, above=True, infinite=True)
 
 
+def checked_newcomers(newcomers: Any, shopper: Shopper[Any] | None = None) -> float:
+    """Check the share of episodes whose shopper comes without a history.
+
+    Args:
+        newcomers: The share.
+        shopper: Who comes; None checks the number alone.
+
+    Raises:
+        ValueError: If it is no number from 0 to 1, or above 0 for shoppers who have no history to
+            lose.
+    """
+    found = cold.share("newcomers", newcomers)
+    if found > 0 and shopper is not None and not shopper.serves_newcomers:
+        raise ValueError(
+            f"newcomers is {found}, but {name_of(shopper)} has no shoppers with a history here, so "
+            "that it must be 0."
+        )
+    return found
+
+
 def checked_history(history: Any) -> int:
     """Check how many slates a shop remembers.
 
@@ -845,6 +914,24 @@ def _among(slates: Tensor, candidates: Tensor, items: int) -> Tensor:
     if shared(candidates):
         return among(slates.view(1, -1), candidates[:1], items).view(slates.shape)
     return among(slates, candidates, items)
+
+
+def _without(candidates: Tensor, new: Tensor) -> Tensor:
+    """Take new items (N,) bool out of candidates (B, C), padded at the end with -1."""
+    rows = candidates[:1] if shared(candidates) else candidates
+    left = rows.where(~looked_up(new, rows.clamp(min=0)), -1)
+    order = (left < 0).to(torch.int8).argsort(dim=1, stable=True)
+    return left.gather(1, order).expand(len(candidates), -1)
+
+
+def _check_withholding(shopper: Shopper[Any]) -> None:
+    """Raise ValueError where the observation has a number for each candidate, in their order."""
+    aligned = sorted({"placement", "popularity"} & shopper.spaces().keys())
+    if aligned:
+        raise ValueError(
+            f"withholds_new is True, but {name_of(shopper)} tells {aligned} of its candidates, of "
+            "which none can be taken away."
+        )
 
 
 def _latest(past: Past, visits: int) -> Past:

@@ -173,6 +173,20 @@ def _said(simulator: SlateSimulator, numbers: Tensor) -> pl.DataFrame | None:
     return pl.DataFrame({"shopper": numbers.numpy(), "declared": said}, schema_overrides=DECLARED)
 
 
+def before_new_items(simulator: SlateSimulator) -> SlateSimulator:
+    """The shop as it was before new items came, which is where its logs come from."""
+    if simulator.shopper.new_items is None:
+        return simulator
+    return SlateSimulator(
+        simulator.shopper,
+        simulator.reward,
+        horizon_days=simulator.horizon_days,
+        history=simulator.history,
+        newcomers=simulator.newcomers,
+        withholds_new=True,
+    )
+
+
 def play_log(
     simulator: SlateSimulator,
     plan: Exploration,
@@ -183,6 +197,8 @@ def play_log(
 ) -> Tables:
     """Play the whole log in rounds; the ranker of a round was fitted to the rounds before.
 
+    New items are not in it: nobody has shown them yet.
+
     Args:
         simulator: The shoppers.
         plan: Who serves, and how long.
@@ -190,6 +206,7 @@ def play_log(
         fit: Fits the rankers, as `fit_ranker`.
         title: What is played, for the progress bars; None shows none.
     """
+    simulator = before_new_items(simulator)
     parts: list[Tables] = []
     inputs = None
     with tqdm(

@@ -100,6 +100,12 @@ class Shopper(ABC, Generic[S]):
     """Levels of discount at which a slate can be offered, the first of which is 0. Where there are
     some, a slate is a bundle: the action has a level behind the items, `respond_to_offer` is asked
     in place of `respond`, and `Response.whole` is there."""
+    serves_newcomers: bool = False
+    """Whether `start_new` is there: shoppers who have a history can come without one."""
+    new_items: Tensor | None = None
+    """(N,) bool, the items that no past holds, of shoppers that were made with some
+    (`recsim_env.shoppers.cold`); None where there are none. They are on the device of the
+    shoppers."""
     facts: LogFacts | None = None
     """Facts of the log that the shoppers were fitted to, such as its first day and the sizes of its
     promotion codes; None where there was no such log."""
@@ -143,6 +149,17 @@ class Shopper(ABC, Generic[S]):
         Args:
             draws: (B, start_draws) float32, uniform in [0, 1).
         """
+
+    def start_new(self, draws: Tensor) -> S:
+        """Make the shoppers that `start` makes of these draws, as if they came for the first time.
+
+        It is asked of shoppers with `serves_newcomers` alone, which must have it. Their `past` is
+        not asked for.
+
+        Args:
+            draws: (B, start_draws) float32, uniform in [0, 1).
+        """
+        raise NotImplementedError(f"{name_of(self)} serves newcomers, but has no method start_new.")
 
     @abstractmethod
     def respond(self, state: S, slates: Tensor, shown: Tensor, draws: Tensor) -> Response:

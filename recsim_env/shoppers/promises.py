@@ -27,10 +27,18 @@ from recsim_env import checks, trees
 from recsim_env.catalog import MOST_ITEMS, Catalog
 from recsim_env.noise import MOST_DRAWS
 from recsim_env.shoppers.base import HIDDEN, Shopper, checked_discounts, name_of
+from recsim_env.shoppers.cold import NEW_CANDIDATES, NEWCOMER
 from recsim_env.tensors import shared
 from recsim_env.types import Response
 
-TAKEN = ("recent_slates", "recent_clicks", "recent_days", "candidates")
+TAKEN = (
+    "recent_slates",
+    "recent_clicks",
+    "recent_days",
+    "candidates",
+    NEWCOMER,
+    NEW_CANDIDATES,
+)
 """Keys of an observation that are the simulator's own."""
 WATCHED = 16
 """Rows of the candidates and of an observation whose numbers are looked at: the whole of them can
@@ -82,6 +90,9 @@ def check_parts(shopper: Any) -> None:
         checks.whole(f"{name}.{part}", value, least, most)
     for part, value in flags.items():
         checks.flag(f"{name}.{part}", value)
+    checks.flag(f"{name}.serves_newcomers", shopper.serves_newcomers)
+    if shopper.new_items is not None:
+        checks.tensor(f"{name}.new_items", shopper.new_items, (len(catalog),), torch.bool)
     if shopper.discounts != ():
         checked_discounts(f"{name}.discounts", shopper.discounts)
 

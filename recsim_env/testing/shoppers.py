@@ -17,7 +17,7 @@ from recsim_env.shoppers.base import Shopper
 from recsim_env.shoppers.promises import broken
 from recsim_env.tensors import among, first_places
 from recsim_env.testing.generators import generators
-from recsim_env.trees import pick, put
+from recsim_env.trees import leaves, pick, put
 from recsim_env.types import Observation, Response
 
 # ---- shoppers ------------------------------------------------------------------------------------
@@ -65,6 +65,7 @@ def check_shopper(
     kit.check_put(played)
     kit.check_pick(played)
     kit.check_staying(played)
+    kit.check_newcomers()
     kit.check_later()
 
 
@@ -323,6 +324,32 @@ class _Kit:
             "it",
         )
         self.look(pick(self._moved(played), rows[:0]), 0)
+
+    def check_newcomers(self) -> None:
+        """Check that newcomers have a state of the same make, and that each depends on its draws.
+
+        Where everybody is new this is `start` already.
+        """
+        if not self.shopper.serves_newcomers:
+            return
+        rows = torch.arange(self.batch - 1, 0, -2, device=self.shopper.device)
+        keys = noise.episode_key(self.seeds, torch.zeros_like(self.seeds))
+        draws = noise.uniform(keys, 0, self.shopper.start_draws)
+        whole = self.ask("start_new", self.shopper.start_new, draws)
+        promises.check_state(self.shopper, whole, self.batch)
+        part = self.ask("start_new", self.shopper.start_new, draws[rows])
+        self.look(whole, self.batch)
+        put(self.start(), rows, part)  # as a simulator puts them beside the others
+        pairs = zip(leaves(pick(whole, rows)), leaves(part), strict=True)
+        for (place, expected), (_, found) in pairs:
+            if isinstance(expected, Tensor) and not self.same(found, expected):
+                broken(
+                    self.shopper,
+                    "start_new",
+                    f"returned another {place.removeprefix('/')!r} for some rows than for the "
+                    "batch",
+                    "a row must depend on that row of the arguments alone",
+                )
 
     def check_staying(self, played: list[_Visit]) -> None:
         """Check that under `never_leave` nobody lapses and the clicks are the same."""

@@ -103,6 +103,7 @@ def shared(id: str) -> dict[str, Kind]:
         "horizon_days": Number(0, above=True, infinite=True, sure=(0.5, 1e6)),
         "history": Whole(1, sure=30),
         "strict": Flag(),
+        "newcomers": Number(0, 1, sure=(0, 0)),  # more needs shoppers with a history
         "device": Device(),
     }
 
@@ -128,12 +129,17 @@ def own(id: str) -> dict[str, Kind]:
         "store_promotions": Flag(),
         "start_days": Days(ground.START_DAYS),
         "examination": Chances(size),
+        "new_items": Number(0, 1, sure=(0, 1)),
+        "portrait": Flag(),
     }
     if "Visit" in id or "Regulars" in id:
         del known["config"]  # parameters of their own
     found = {name: known[name] for name in ground.options_of(id) if name in known}
     if id in ground.SLOW:  # another population is read anew, which takes half a minute
         for name in {"population", "start_days", "ensemble", "compiled"} & found.keys():
+            found[name] = Bad(found[name])
+    if id in ground.SLOW or "Regulars" in id:  # histories without some items are played anew
+        for name in {"new_items", "portrait"} & found.keys():
             found[name] = Bad(found[name])
     return found
 

@@ -16,6 +16,8 @@ from policies.cues import BUDGET_KNOBS, CUES, WORTH_KNOBS, CueInputs, cue, explo
 from policies.features import Recent
 from policies.gains import scale_knobs
 from policies.parameters import Range
+from recsim_env import make_simulator
+from recsim_env.shoppers.regulars.config import RegularsConfig
 from recsim_env.types import Observation
 from tests.policies.test_composer import some_visits
 from tests.policies.test_pooling import inputs_of, market
@@ -41,6 +43,7 @@ RANGES = {
     "lasting": (-1.0, 4.0),
     "weary": (-4.0, 2.0),
     "uncertain": (-2.0, 2.0),
+    "new": (-2.0, 2.0),
     "searched": (-1.0, 6.0),
     "beside_cart": (-1.0, 6.0),
 }
@@ -164,7 +167,7 @@ def test_every_cue_is_finite_and_needs_no_more_than_its_keys(name: str) -> None:
 
 
 def shops_of_all_kinds() -> list[tuple[PolicyInputs, Observation]]:
-    """A shop with loyalty cards, one with an impression log, one with a belief, and one with carts."""
+    """Shops with loyalty cards, an impression log, a belief, carts, and new items."""
     toy, with_belief = toy_simulator(items=40, slate_size=4), believing()
     market_simulator, seen = market()
     values = torch.linspace(-1, 1, len(market_simulator.catalog))
@@ -173,7 +176,33 @@ def shops_of_all_kinds() -> list[tuple[PolicyInputs, Observation]]:
         (dataclasses.replace(inputs_of(market_simulator, 2), lasting=values), seen),
         (inputs_of(with_belief, 2), some_visits(with_belief)),
         visiting(),
+        with_new_items(),
     ]
+
+
+def with_new_items() -> tuple[PolicyInputs, Observation]:
+    """A shop of regulars in which a quarter of the items is new."""
+    small = RegularsConfig(
+        items=40, categories=4, width=8, known=24, fewest_visits=3, most_visits=9
+    )
+    simulator = make_simulator(
+        "recsim_env/MarketRegulars-v0", device="cpu", slate_size=4, config=small, new_items=0.25
+    )
+    return toy_inputs(simulator), some_visits(simulator)
+
+
+def test_a_bonus_for_new_items_shows_them_and_a_malus_does_not() -> None:
+    inputs, seen = with_new_items()
+    assert "new" in Composer(inputs).knobs
+    assert "new" not in Composer(toy_inputs(toy_simulator())).knobs
+    shown = {}
+    for weight in (-1000.0, 1000.0):
+        slates = POLICIES["constant_log_odds"].build(inputs, {"new": weight})(seen, NO_DRAWS)
+        table = torch.zeros(len(slates), 40, dtype=torch.int8)
+        table.scatter_(1, seen["candidates"], seen["new_candidates"])
+        shown[weight] = table.gather(1, slates).bool()
+    assert bool(shown[1000.0].all())
+    assert not bool(shown[-1000.0].any())
 
 
 def test_an_uncertain_item_gains_by_the_spread_of_its_log_odds() -> None:

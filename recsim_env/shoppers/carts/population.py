@@ -36,12 +36,17 @@ from gymnasium import spaces
 from torch import Tensor
 
 from recsim_env import checks
+from recsim_env.shoppers import cold
 from recsim_env.shoppers.base import Description
 from recsim_env.shoppers.carts.config import CartVisitsConfig
 from recsim_env.shoppers.carts.shop import CartShop, load_cart_shop
 from recsim_env.shoppers.household.memory import packed
 from recsim_env.shoppers.household.peaks import START_DAYS
-from recsim_env.shoppers.household.population import LearnedShopper, ShopperOptions
+from recsim_env.shoppers.household.population import (
+    LearnedShopper,
+    ShopperOptions,
+    told_portraits,
+)
 from recsim_env.shoppers.household.shop import Shop, load_shop
 from recsim_env.shoppers.household.states import REMEMBERED, LearnedState
 from recsim_env.shoppers.visits.pages import CART, HOME, SCENARIOS, SEARCH, put_into
@@ -105,6 +110,7 @@ class CartShopper(LearnedShopper):
         slate_size: number of positions K
         options: how the households behave
         config: how a visit goes
+        portraits: those of all shoppers of the log; None means that the shop is told nothing
         never_leave: whether nobody leaves; see `Shopper.staying`
 
     Raises:
@@ -123,9 +129,10 @@ class CartShopper(LearnedShopper):
         options: ShopperOptions,
         config: CartVisitsConfig,
         *,
+        portraits: Tensor | None = None,
         never_leave: bool = False,
     ) -> None:
-        super().__init__(shop, slate_size, options, never_leave=never_leave)
+        super().__init__(shop, slate_size, options, portraits=portraits, never_leave=never_leave)
         self.config = of_kind("config", config, CartVisitsConfig)
         self._carts = carts
         self._usually_bought = self._most_new = None  # a visit of many pages may buy any number
@@ -154,11 +161,19 @@ class CartShopper(LearnedShopper):
     def start(self, draws: Tensor) -> CartState:
         """Draw households uniformly from the population, on the first page of a visit."""
         who, arrival = draws.split([1, sum(self._arrival_draws)], dim=1)
-        household = super().start(who)
+        return self._begun(super().start(who), arrival)
+
+    @torch.no_grad()
+    def start_new(self, draws: Tensor) -> CartState:
+        """Draw households likewise, and mask what they did before; their lists hold new items."""
+        who, arrival = draws.split([1, sum(self._arrival_draws)], dim=1)
+        return self._begun(super().start_new(who), arrival)
+
+    def _begun(self, household: LearnedState, arrival: Tensor) -> CartState:
         own: dict[str, Any] = {
             one.name: getattr(household, one.name) for one in fields(LearnedState)
         }
-        state = CartState(**(own | self._empty(len(draws))))
+        state = CartState(**(own | self._empty(len(arrival))))
         self._arrive(state, arrival)
         return state
 
@@ -380,6 +395,8 @@ def load_carts(
     config: CartVisitsConfig | None = None,
     population: str = "train",
     start_days: tuple[int, int] = START_DAYS,
+    new_items: float = 0.0,
+    portrait: bool = False,
 ) -> CartShopper:
     """Open the households of a folder with a fitted completion, for whole visits.
 
@@ -391,6 +408,9 @@ def load_carts(
         config: how a visit goes; None means the defaults
         population: see `ShopperOptions`
         start_days: see there
+        new_items: share of items, from 0 to 1, that nobody knows yet; see `LearnedShopper`. The
+            completion of carts keeps what it knows of them
+        portrait: whether the shop is told who the household is; see there
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -399,7 +419,9 @@ def load_carts(
     """
     options = ShopperOptions(population=population, start_days=start_days)
     folder = checks.path("households", households).resolve()
-    shop = load_shop(folder, device, options.population, options.start_days)
+    of_items = cold.share("new_items", new_items)
+    shop = load_shop(folder, device, options.population, options.start_days, new_items=of_items)
     carts = load_cart_shop(checks.path("completion", completion).resolve(), folder, device)
     settled = CartVisitsConfig() if config is None else config
-    return CartShopper(shop, carts, slate_size, options, settled)
+    portraits = told_portraits(folder, portrait)
+    return CartShopper(shop, carts, slate_size, options, settled, portraits=portraits)

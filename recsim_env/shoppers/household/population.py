@@ -23,11 +23,14 @@ from torch import Tensor
 
 from recsim_env import checks
 from recsim_env.logs.facts import LogFacts
+from recsim_env.logs.schema import read_shoppers
+from recsim_env.shoppers import cold
 from recsim_env.shoppers.base import Description, Shopper, ago
 from recsim_env.shoppers.gaps import back_by, sample_gap
 from recsim_env.shoppers.household.features import repeat_bucket
 from recsim_env.shoppers.household.memory import COUNT, SINCE, Context, Tally, loyalty_card, packed
 from recsim_env.shoppers.household.new_items import PROPOSALS
+from recsim_env.shoppers.household.portraits import DROPOUT, PORTRAIT, read_portraits
 from recsim_env.shoppers.household.shop import MIN_CANDIDATES, Shop, load_shop
 from recsim_env.shoppers.household.starts import POPULATIONS
 from recsim_env.shoppers.household.states import REMEMBERED, LearnedState
@@ -116,6 +119,18 @@ class LearnedShopper(Shopper[LearnedState]):
         popularity: (C,) float32 purchases a visit of each candidate in the last four weeks, of all
             shoppers
 
+        portrait: (5,) float32, only with `portrait`: whether anything is known of the household,
+            then age, income, size and kids, each from 0, the lowest, to 1; see `portraits`. It
+            changes nothing that happens. Of training households half of the known portraits are
+            hidden by episode, so that an agent learns to do without
+
+    A newcomer (`SlateSimulator`'s `newcomers`) is a household of the log whose past is masked: it
+    comes to the store on the day on which its episode starts, and the models begin with the state
+    of a household that never came before. The log starts on 1 January 2017 in the middle of most
+    households' lives, so that its own first visits are none of newcomers. A new item (`new_items`)
+    is answered as the models answer items of which training held nothing: from text, category and
+    promotion. Its popularity comes from the log and stays 0.
+
     Whatever a shopper does has the mean probability of the shop's members (new items: their mean
     rate). With `options.pessimism` b, a response to the slate has their mean less b of their
     standard deviations, at least 0, and leaving the mean plus b of them, at most 1; the days until
@@ -126,6 +141,8 @@ class LearnedShopper(Shopper[LearnedState]):
         shop: the models and tables of a folder
         slate_size: number of positions K
         options: how the shoppers behave
+        portraits: (S, `len(PORTRAIT)`) those of all shoppers of the log; None means that the shop
+            is told nothing
         never_leave: whether nobody leaves; see `Shopper.staying`
 
     Raises:
@@ -134,10 +151,17 @@ class LearnedShopper(Shopper[LearnedState]):
     """
 
     tells_leaving = True
+    serves_newcomers = True
     trusted = True
 
     def __init__(
-        self, shop: Shop, slate_size: int, options: ShopperOptions, *, never_leave: bool = False
+        self,
+        shop: Shop,
+        slate_size: int,
+        options: ShopperOptions,
+        *,
+        portraits: Tensor | None = None,
+        never_leave: bool = False,
     ) -> None:
         checks.whole("slate_size", slate_size, 1, len(shop.catalog))
         check_pessimism(options.pessimism, len(shop.members))
@@ -167,6 +191,10 @@ class LearnedShopper(Shopper[LearnedState]):
             never_leave=never_leave,
         )
         self.shop = shop
+        self.new_items = shop.new
+        self._portraits = None
+        if portraits is not None:
+            self._portraits = portraits.to(self.device)[shop.starts.shopper]
         self.options = options
         self._usually_bought: int | None = USUALLY_BOUGHT
         self._most_new: int | None = slate_size + MOST_NEW_ITEMS
@@ -205,13 +233,32 @@ class LearnedShopper(Shopper[LearnedState]):
             "category_days": box(0.0, MAX_DAYS, g),
             "placement": spaces.Box(0, math.prod(self.facts.placements) - 1, (c,), np.uint8),
             "popularity": box(0.0, 1e3, c),
+            **({} if self._portraits is None else {"portrait": box(0.0, 1.0, len(PORTRAIT))}),
         }
 
     def start(self, draws: Tensor) -> LearnedState:
         """Draw shoppers uniformly from the population, at the start of their episodes."""
-        starts = self.shop.starts
-        who = (draws[:, 0] * len(starts.shopper)).long().clamp(max=len(starts.shopper) - 1)
-        state = starts.rows(who)
+        return self._told(self.shop.starts.rows(self._chosen(draws)), draws)
+
+    @torch.no_grad()
+    def start_new(self, draws: Tensor) -> LearnedState:
+        """Draw shoppers likewise, and mask what they did before."""
+        models = [member.model for member in self.shop.members]
+        return self._told(self.shop.starts.newcomers(self._chosen(draws), models), draws)
+
+    def _chosen(self, draws: Tensor) -> Tensor:
+        count = len(self.shop.starts.shopper)
+        return (draws[:, 0] * count).long().clamp(max=count - 1)
+
+    def _told(self, state: LearnedState, draws: Tensor) -> LearnedState:
+        """Keep caches in the precision of the models, and tell portraits where they are told.
+
+        What of the draw is left once it chose a household decides whether its portrait is hidden.
+        """
+        if self._portraits is not None:
+            left = (draws[:, 0] * len(self.shop.starts.shopper)).frac()
+            shown = (left >= DROPOUT) | (self.options.population != "train")
+            state.portrait = self._portraits[state.who] * shown.unsqueeze(1)
         state.caches = [cache.to(PRECISIONS[self.options.precision]) for cache in state.caches]
         return state
 
@@ -237,6 +284,7 @@ class LearnedShopper(Shopper[LearnedState]):
             ),
             "placement": self.shop.placement.index_select(0, state.row),
             "popularity": self.shop.popularity.index_select(0, state.row),
+            **({} if self._portraits is None else {"portrait": state.portrait.clone()}),
         }
 
     @torch.no_grad()
@@ -486,6 +534,8 @@ def load_shopper(
     pessimism: float = 0.0,
     precision: str = "fp32",
     compiled: bool = False,
+    new_items: float = 0.0,
+    portrait: bool = False,
 ) -> LearnedShopper:
     """Open the shoppers in a folder of `benchmarks.data.finetune`.
 
@@ -502,6 +552,9 @@ def load_shopper(
         precision: see there
         compiled: whether `torch.compile` fuses the networks; the first steps then take a minute
             longer, and on a CPU the others are hardly faster
+        new_items: share of items, from 0 to 1, that nobody knows yet; see `LearnedShopper`
+        portrait: whether the shop is told age, income, size and kids of the households of whom the
+            folder tells them; see there
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -513,5 +566,24 @@ def load_shopper(
         population, store_promotions, start_days, examination, ensemble, pessimism, precision
     )
     path, fused = checks.path("folder", folder).resolve(), checks.flag("compiled", compiled)
-    shop = load_shop(path, device, options.population, options.start_days, options.ensemble, fused)
-    return LearnedShopper(shop, slate_size, options)
+    shop = load_shop(
+        path,
+        device,
+        options.population,
+        options.start_days,
+        options.ensemble,
+        fused,
+        cold.share("new_items", new_items),
+    )
+    return LearnedShopper(shop, slate_size, options, portraits=told_portraits(path, portrait))
+
+
+def told_portraits(folder: Path, portrait: bool) -> Tensor | None:
+    """Read the portraits of a folder where they are asked for, and return None elsewhere.
+
+    Raises:
+        ValueError: If it is no flag, or the folder holds none or broken ones.
+    """
+    if not checks.flag("portrait", portrait):
+        return None
+    return read_portraits(folder, len(read_shoppers(folder / "shoppers.parquet")))

@@ -15,6 +15,7 @@ from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.logs.facts import LogFacts
 from recsim_env.logs.schema import read_baskets, read_popularity, read_promotions, read_shoppers
+from recsim_env.shoppers import cold
 from recsim_env.shoppers.encoder import Block
 from recsim_env.shoppers.gaps import GapHead
 from recsim_env.shoppers.household.memory import Keys
@@ -70,6 +71,7 @@ class Shop:
         popularity: (W + 1, C) float32 purchases a visit in that week, 0 where padded
         week_of_day: (days,) int64
         starts: the shoppers at the start of an episode
+        new: (N,) bool the items that are new, None where none is
     """
 
     catalog: Catalog
@@ -82,6 +84,7 @@ class Shop:
     popularity: Tensor
     week_of_day: Tensor
     starts: Starts
+    new: Tensor | None = None
 
     @property
     def model(self) -> SlateShopper:
@@ -106,6 +109,7 @@ def load_shop(
     start_days: tuple[int, int],
     ensemble: int = 1,
     compiled: bool = False,
+    new_items: float = 0.0,
 ) -> Shop:
     """Read a folder written by `benchmarks.data.finetune`, with its shoppers at their start states.
 
@@ -119,6 +123,8 @@ def load_shop(
         start_days: first and last day on which an episode may start
         ensemble: number of models that are read
         compiled: whether `torch.compile` fuses their networks at the first call
+        new_items: share of items, from 0 to 1, that are new: their own rows of the models, their
+            popularity and all purchases of them before an episode are taken away
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -137,7 +143,14 @@ def load_shop(
     )
     with waiting(f"reading the shoppers in {folder}"):
         return _opened(
-            folder, tuple(members[:ensemble]), device, population, start_days, compiled, stamps
+            folder,
+            tuple(members[:ensemble]),
+            device,
+            population,
+            start_days,
+            compiled,
+            new_items,
+            stamps,
         )
 
 
@@ -151,6 +164,7 @@ def _opened(
     population: str,
     start_days: tuple[int, int],
     compiled: bool,
+    of_items: float,
     stamps: tuple[object, ...],
 ) -> Shop:
     """Read a shop, as `load_shop` says; `stamps` tell changed files from those read before."""
@@ -158,6 +172,7 @@ def _opened(
     catalog = Catalog.load(folder)
     models = [_model(member, catalog) for member in members]
     _check_alike(members, models)
+    new = cold.new_items(len(catalog), of_items, 0)
     shoppers = read_shoppers(folder / "shoppers.parquet")
     baskets = read_baskets(folder / "baskets.parquet", len(catalog), len(shoppers))
     holdout = torch.from_numpy(shoppers["holdout"].to_numpy().copy())
@@ -165,23 +180,26 @@ def _opened(
         read_promotions(
             folder / "promotions.parquet", len(catalog), models[0].config.log_facts.n_placements
         ),
-        read_popularity(folder / "popularity.parquet", len(catalog)),
+        _known_alone(read_popularity(folder / "popularity.parquet", len(catalog)), new),
         len(catalog),
     )
+    if new is not None:
+        for model in models:
+            model.items.known.masked_fill_(new, 0.0)
 
     # Start states need the store-weeks that can be visited.
     candidates, placement, popular = candidate_tables(promotions)
     enough = (candidates >= 0).sum(1) >= MIN_CANDIDATES
     keys = Keys.of(catalog.kind, catalog.category)
     starts = start_states(
-        models, keys, promotions, baskets, holdout, enough, population, start_days
+        models, keys, promotions, baskets, holdout, enough, population, start_days, new
     )
     promotions = promotions.to(device)
 
     # The upper bound of the rates of new items needs all start states, or their peaks.
     known = (
         _known_peaks(folder, members, models, population, start_days)
-        if device.type == "cpu" and not compiled
+        if device.type == "cpu" and not compiled and new is None
         else None
     )
     if known is None:
@@ -202,7 +220,15 @@ def _opened(
         popularity=popular.to(device),
         week_of_day=calendar(baskets).to(device),
         starts=starts,
+        new=None if new is None else new.to(device),
     )
+
+
+def _known_alone(popularity: pl.DataFrame, new: Tensor | None) -> pl.DataFrame:
+    """Keep what is known of the popularity of items that are not new."""
+    if new is None:
+        return popularity
+    return popularity.filter(~pl.Series(new.numpy())[popularity["item"].cast(pl.Int64)])
 
 
 def _known_peaks(

@@ -17,6 +17,7 @@ from torch import Tensor
 from recsim_env.shoppers.household.features import visit_context
 from recsim_env.shoppers.household.memory import RHYTHM, Keys, Memory
 from recsim_env.shoppers.household.model import SlateShopper
+from recsim_env.shoppers.household.portraits import PORTRAIT
 from recsim_env.shoppers.household.promotions import StorePromotions
 from recsim_env.shoppers.household.replay import Past, Visits, ints, padded
 from recsim_env.shoppers.household.states import REMEMBERED, LearnedState
@@ -69,6 +70,27 @@ class Starts:
             self._wake(self._asleep.intersection(self.group[who].tolist()))
         return pick(self._state, who)
 
+    def newcomers(self, who: Tensor, models: Sequence[SlateShopper]) -> LearnedState:
+        """Make shoppers who (B,) int64 as if the first visit of the episode were their first ever.
+
+        Args:
+            who: which shoppers; day and store of the visit are theirs
+            models: the models, on the device of the shoppers
+        """
+        known, batch = self._state, len(who)
+        return LearnedState(
+            who=known.who[who],
+            memory=Memory.empty(known.memory.keys, batch, REMEMBERED),
+            caches=[model.empty_cache(model.newcomers(batch), large=True) for model in models],
+            day=known.day[who],
+            since=torch.zeros_like(known.since[who]),
+            store=known.store[who],
+            week=known.week[who],
+            row=known.row[who],
+            rhythm=torch.zeros_like(known.rhythm[who]),
+            portrait=torch.zeros_like(known.portrait[who]),
+        )
+
     def to(self, device: torch.device) -> Starts:
         """Copy everything to a device; every shopper is replayed first."""
         if device == self.shopper.device:
@@ -119,6 +141,7 @@ def start_states(
     enough: Tensor,
     population: str,
     start_days: tuple[int, int],
+    new: Tensor | None = None,
 ) -> Starts:
     """Find every shopper at the start of an episode.
 
@@ -135,12 +158,13 @@ def start_states(
         enough: (W + 1,) bool store-weeks with enough promotions to be visited
         population: one of `POPULATIONS`
         start_days: first and last day of the range
+        new: (N,) bool items that no basket before an episode holds; None means none
 
     Raises:
         ValueError: If nobody has such a visit.
     """
     # The visits at which an episode may start.
-    visits = Visits.of(baskets)
+    visits = Visits.of(baskets, new)
     open_store = enough[promotions.row(visits.store, visits.week)]
     low, high = start_days
     wanted = low + (visits.shopper * 61) % (
@@ -216,4 +240,5 @@ def _asleep(
         week,
         promotions.row(store, week),
         torch.zeros(len(start), RHYTHM, dtype=torch.float32),
+        torch.zeros(len(start), len(PORTRAIT), dtype=torch.float32),
     )

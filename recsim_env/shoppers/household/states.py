@@ -26,6 +26,8 @@ class LearnedState:
         store, week: (B,) int64 of this visit
         row: (B,) int64 of store and week in the shop's tables
         rhythm: (B, RHYTHM) of the memory as of this day
+        portrait: (B, `len(PORTRAIT)`) float32 what the shop is told of the household; zeros where
+            it is told nothing
     """
 
     who: Tensor
@@ -37,6 +39,7 @@ class LearnedState:
     week: Tensor
     row: Tensor
     rhythm: Tensor
+    portrait: Tensor
 
     @property
     def cache(self) -> Cache:

@@ -20,6 +20,7 @@ from torch import Tensor
 from recsim_env import noise
 from recsim_env.catalog import Catalog
 from recsim_env.shoppers.base import Past
+from recsim_env.shoppers.cold import new_items
 from recsim_env.shoppers.profile import Profile
 from recsim_env.shoppers.regulars.behaviour import Behaviour, RegularsState
 from recsim_env.shoppers.regulars.config import RegularsConfig
@@ -49,7 +50,9 @@ class Known:
 
 @functools.lru_cache(maxsize=4)
 @torch.no_grad()
-def known_regulars(config: RegularsConfig, world: int, slate_size: int, visits: int) -> Known:
+def known_regulars(
+    config: RegularsConfig, world: int, slate_size: int, visits: int, of_items: float = 0.0
+) -> Known:
     """Play the histories of all regulars of a world; asked again, the same object comes back.
 
     Args:
@@ -57,18 +60,42 @@ def known_regulars(config: RegularsConfig, world: int, slate_size: int, visits: 
         world: The seed of the world.
         slate_size: K, the positions of the slates that they were shown.
         visits: V, how many of the last visits are kept.
+        of_items: The share of items that are new, which were not there then.
+
+    Raises:
+        ValueError: If all items are new, so that there was nothing to show.
     """
+    new = new_items(config.items, of_items, world)
+    if new is not None and bool(new.all()):
+        raise ValueError(
+            f"new_items is {of_items}, but regulars have a history, so that one of the "
+            f"{config.items} items must be older."
+        )
     catalog, quality = world_of(config, world)
     behaviour = Behaviour(config, catalog, quality, slate_size)
-    seeds = torch.full((config.known,), world, dtype=torch.int64)
-    keys = noise.episode_key(seeds, torch.arange(config.known), stream=noise.Stream.REGULARS)
-    first = noise.uniform(keys, 0, start_draws(config))
+    keys, first = _registrations(config, world)
     length = visits_before(config, first[:, -1])
 
     # the longest first, so that those who are there are always the first rows
     order = length.argsort(descending=True, stable=True)
-    played = _played(behaviour, order, keys[order], first[order], length[order], visits)
+    policy = LoggingPolicy(catalog, slate_size, config.logged_at_random, new)
+    played = _played(behaviour, policy, order, keys[order], first[order], length[order], visits)
     return pick(played, order.argsort())
+
+
+def registered_regulars(behaviour: Behaviour, world: int) -> RegularsState:
+    """Make all regulars of a world as they were on the day when they registered."""
+    _, first = _registrations(behaviour.config, world)
+    device = behaviour.catalog.device
+    who = torch.arange(behaviour.config.known, device=device)
+    return registered(behaviour, who, first.to(device))
+
+
+def _registrations(config: RegularsConfig, world: int) -> tuple[Tensor, Tensor]:
+    """Return the noise keys (P,) of all regulars, and what they draw at registration."""
+    seeds = torch.full((config.known,), world, dtype=torch.int64)
+    keys = noise.episode_key(seeds, torch.arange(config.known), stream=noise.Stream.REGULARS)
+    return keys, noise.uniform(keys, 0, start_draws(config))
 
 
 def start_draws(config: RegularsConfig) -> int:
@@ -113,21 +140,37 @@ def registered(behaviour: Behaviour, who: Tensor, draws: Tensor) -> RegularsStat
 
 
 class LoggingPolicy:
-    """Who chose the slates before an episode: see the module."""
+    """Who chose the slates before an episode: see the module.
 
-    def __init__(self, catalog: Catalog, slate_size: int, at_random: float) -> None:
+    Args:
+        catalog: The items.
+        slate_size: K.
+        at_random: The share of the positions whose category is drawn at random.
+        new: (N,) bool, items that were not there, and not all of them; None means that all were.
+    """
+
+    def __init__(
+        self, catalog: Catalog, slate_size: int, at_random: float, new: Tensor | None = None
+    ) -> None:
         self.slate_size, self._at_random = slate_size, at_random
         self.draws = 2 * slate_size
         """Uniform numbers that a slate takes."""
         self._centres = category_centres(catalog)
         self._sorted = catalog.category.argsort(stable=True)
-        self._size = catalog.category.bincount(minlength=len(catalog.categories))
+        if new is not None:
+            self._sorted = self._sorted[~new[self._sorted]]
+        category = catalog.category[self._sorted]
+        self._size = category.bincount(minlength=len(catalog.categories))
         self._first = self._size.cumsum(0) - self._size
 
     def shares(self, declared: Tensor) -> Tensor:
         """Return how often each category is shown to shoppers: (B, G)."""
         liked = torch.softmax(SHARPNESS * declared @ self._centres.T, dim=1)
-        return self._at_random / liked.shape[1] + (1 - self._at_random) * liked
+        shares = self._at_random / liked.shape[1] + (1 - self._at_random) * liked
+        if bool((self._size > 0).all()):
+            return shares
+        there = shares * (self._size > 0)  # of some categories every item is new
+        return there / there.sum(dim=1, keepdim=True)
 
     def slates(self, edges: Tensor, draws: Tensor) -> Tensor:
         """Draw slates (B, K); an item may stand in a slate twice.
@@ -140,17 +183,22 @@ class LoggingPolicy:
         category = torch.searchsorted(edges, of_category.contiguous(), right=True)
         category = category.clamp(max=edges.shape[1] - 1)
         size = looked_up(self._size, category)
-        place = (of_item * size).long().minimum(size - 1)
-        return looked_up(self._sorted, looked_up(self._first, category) + place)
+        place = (of_item * size).long().minimum(size - 1) + looked_up(self._first, category)
+        return looked_up(self._sorted, place.clamp(0, len(self._sorted) - 1))
 
 
 def _played(
-    behaviour: Behaviour, who: Tensor, keys: Tensor, first: Tensor, length: Tensor, visits: int
+    behaviour: Behaviour,
+    policy: LoggingPolicy,
+    who: Tensor,
+    keys: Tensor,
+    first: Tensor,
+    length: Tensor,
+    visits: int,
 ) -> Known:
     """Play histories of some lengths, the longest first, so that all end together."""
     size, longest = behaviour.slate_size, int(length[0])
     state = registered(behaviour, who, first)
-    policy = LoggingPolicy(behaviour.catalog, size, behaviour.config.logged_at_random)
     edges = policy.shares(state.declared).cumsum(dim=1)
     slates = torch.full((len(who), visits, size), -1, dtype=torch.int64)
     clicks, days = torch.zeros_like(slates, dtype=torch.bool), torch.zeros(len(who), visits)

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from recsim_env import checks, trees
+from recsim_env.shoppers import cold
 from recsim_env.shoppers.base import Description, Past, Shopper, counted
 from recsim_env.shoppers.profile import EVER, profile_spaces
 from recsim_env.shoppers.regulars.behaviour import Behaviour, RegularsState
 from recsim_env.shoppers.regulars.config import REGULARS, RegularsConfig
-from recsim_env.shoppers.regulars.history import known_regulars
+from recsim_env.shoppers.regulars.history import known_regulars, registered_regulars
 from recsim_env.shoppers.regulars.traits import TRAITS
 from recsim_env.shoppers.worlds import of_kind, world_of
 from recsim_env.types import Observation, Response, best_device
@@ -37,6 +38,9 @@ class RegularsShopper(Shopper[RegularsState]):
         declared: (D,) float32 of unit length, what the shopper said of its interest at
             registration, before all of its visits
 
+    A newcomer (`SlateSimulator`'s `newcomers`) is one of the regulars on the day of its
+    registration: the same traits, the interest that it had then, and no visit behind it.
+
     Args:
         device: `cpu` or `cuda`.
         slate_size: K, from 1 to the number of items.
@@ -44,6 +48,8 @@ class RegularsShopper(Shopper[RegularsState]):
         world: The seed of the catalogue, of the items' quality and of the regulars, from 0 to
             2**32 - 1.
         population: `train`, `evaluation`, or None for all regulars.
+        new_items: The share of items, from 0 to 1, that came after all histories: nobody saw them
+            before an episode. How they are liked is as for any other item.
         never_leave: Whether nobody leaves; see `Shopper.staying`.
 
     Raises:
@@ -51,6 +57,7 @@ class RegularsShopper(Shopper[RegularsState]):
     """
 
     tells_leaving = True
+    serves_newcomers = True
     trusted = True
 
     def __init__(
@@ -61,6 +68,7 @@ class RegularsShopper(Shopper[RegularsState]):
         config: RegularsConfig = REGULARS,
         world: int = 0,
         population: str | None = None,
+        new_items: float = 0.0,
         never_leave: bool = False,
     ) -> None:
         self.config = of_kind("config", config, RegularsConfig)
@@ -68,6 +76,7 @@ class RegularsShopper(Shopper[RegularsState]):
         size = checks.whole("slate_size", slate_size, 1, config.items)
         if population is not None:
             checks.choice("population", population, POPULATIONS)
+        of_items = cold.share("new_items", new_items)
         catalog, quality = world_of(config, self.world)
         super().__init__(
             catalog,
@@ -79,14 +88,17 @@ class RegularsShopper(Shopper[RegularsState]):
         )
         self._behaviour = Behaviour(config, self.catalog, quality, size)
         with waiting("playing the histories of the regulars"):
-            known = known_regulars(config, self.world, size, REMEMBERED)
+            known = known_regulars(config, self.world, size, REMEMBERED, of_items)
+        new = cold.new_items(config.items, of_items, self.world)
+        self.new_items = None if new is None else new.to(self.device)
         first = config.known * 3 // 4
         low = first if population == "evaluation" else 0
         high = first if population == "train" else config.known
         rows = torch.arange(low, high)
         self._known: RegularsState = trees.moved(trees.pick(known.state, rows), self.device)
         self._past = trees.moved(trees.pick(known.past, rows), self.device)
-        self._first = low
+        self._first, self._rows = low, rows
+        self._registered: RegularsState | None = None  # made when the first newcomer comes
 
     # ---- the methods of a shopper ----
 
@@ -97,8 +109,18 @@ class RegularsShopper(Shopper[RegularsState]):
 
     def start(self, draws: Tensor) -> RegularsState:
         """Take one of the regulars, as its history left it."""
+        return trees.pick(self._known, self._chosen(draws))
+
+    def start_new(self, draws: Tensor) -> RegularsState:
+        """Take one of the regulars, as it was when it registered."""
+        if self._registered is None:
+            everyone = registered_regulars(self._behaviour, self.world)
+            self._registered = trees.pick(everyone, self._rows.to(self.device))
+        return trees.pick(self._registered, self._chosen(draws))
+
+    def _chosen(self, draws: Tensor) -> Tensor:
         count = len(self._known.who)
-        return trees.pick(self._known, (draws[:, 0] * count).long().clamp(max=count - 1))
+        return (draws[:, 0] * count).long().clamp(max=count - 1)
 
     def past(self, state: RegularsState, visits: int) -> Past:
         """Tell the last visits before the episode, newest first."""
@@ -174,6 +196,7 @@ def make_regulars(
     world: int = 0,
     alike: bool = False,
     population: str | None = None,
+    new_items: float = 0.0,
 ) -> RegularsShopper:
     """Make the regular customers of a market.
 
@@ -185,6 +208,7 @@ def make_regulars(
         alike: Whether every shopper is as the median one; by default they differ in their traits.
         population: `train`, the three in four that agents learn with, `evaluation`, the others, or
             None for all of them.
+        new_items: The share of items, from 0 to 1, that nobody saw before an episode.
 
     Raises:
         ValueError: If an argument is out of its range, `alike` no flag, or a slate is larger than
@@ -192,4 +216,11 @@ def make_regulars(
     """
     of_kind("config", config, RegularsConfig)
     config = config.alike() if checks.flag("alike", alike) else config
-    return RegularsShopper(device, slate_size, config=config, world=world, population=population)
+    return RegularsShopper(
+        device,
+        slate_size,
+        config=config,
+        world=world,
+        population=population,
+        new_items=new_items,
+    )

@@ -352,6 +352,19 @@ class SessionShopper(VisitEncoder):
             nn.init.constant_(module.leave_head.answered.bias, -3.0)
             nn.init.zeros_(module.leave_head.outer.weight)
 
+    @torch.no_grad()
+    def forget_items(self, items: Tensor) -> None:
+        """Take away what was learned of single items (N,) bool, in place.
+
+        They have the mean bias of the others; what the catalogue says of them is left.
+        """
+        tables = [self.item_bias]
+        if self.purchase_head is not None:
+            tables.append(self.purchase_head.item_bias)
+        for table in tables:
+            others = table.weight[~items]
+            table.weight[items] = others.mean() if len(others) else 0.0
+
     # ---- visits in, states out ----
 
     def features(self, counters: Tensor) -> Tensor:

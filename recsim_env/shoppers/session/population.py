@@ -25,6 +25,7 @@ from recsim_env import checks, files
 from recsim_env.catalog import Catalog
 from recsim_env.noise import normal
 from recsim_env.shop_file import LOG, RANKER
+from recsim_env.shoppers import cold
 from recsim_env.shoppers.base import Description, Shopper, counted
 from recsim_env.shoppers.encoder import Block
 from recsim_env.shoppers.gaps import back_by, sample_gap
@@ -53,6 +54,7 @@ from recsim_env.shoppers.session.starts import (
     Logged,
     SessionState,
     newcomers,
+    without_items,
 )
 from recsim_env.shoppers.weights import CONFIG, load_model, member_folders, save_model
 from recsim_env.tables import write_parquet
@@ -78,7 +80,9 @@ class SessionPopulation(Shopper[SessionState]):
     day of its first slate, and have a temperament of their own (see `model`), all drawn at random.
     With `starts="history"` a shopper of the log stands before one of its visits, and counters,
     states and temperament hold what it did before; the simulator's own `recent_slates` begin empty.
-    What else a shopper likes shows in its clicks, each drawn given all before it.
+    What else a shopper likes shows in its clicks, each drawn given all before it. Only there can
+    newcomers be asked for beside the others (`SlateSimulator`'s `newcomers`): they declare what a
+    shopper of the log did, and come on the day on which that one would have.
 
     Clicks (in each mood), purchases and leaving have the members' mean probability. With
     `pessimism` b, a click has their mean less b of their standard deviations, at least 0, and
@@ -95,6 +99,8 @@ class SessionPopulation(Shopper[SessionState]):
         available: which items are there on which day; None means all, always
         pessimism: b >= 0, without unit; above 0 it needs two members or more
         precision: of the encoder, fp32 or bf16
+        new: (N,) bool, items that no history holds and of which the models know no more than the
+            catalogue says; None means none
         never_leave: whether nobody leaves; see `Shopper.staying`
 
     Raises:
@@ -117,6 +123,7 @@ class SessionPopulation(Shopper[SessionState]):
         available: Availability | None = None,
         pessimism: float = 0.0,
         precision: str = "fp32",
+        new: Tensor | None = None,
         never_leave: bool = False,
     ) -> None:
         _check_members(catalog, members, logged)
@@ -141,6 +148,12 @@ class SessionPopulation(Shopper[SessionState]):
         self.pessimism = check_pessimism(pessimism, len(members))
         self.precision = check_precision(precision)
         self.starts = checks.choice("starts", starts, STARTS)
+        self.serves_newcomers = self.starts == "history"
+        self.new_items = None if new is None else new.to(self.device)
+        if new is not None:
+            logged = dataclasses.replace(logged, sessions=without_items(logged.sessions, new))
+            for member in self.members:
+                member.forget_items(self.new_items)
         self.available = None if available is None else available.to(self.device)
         self.declared = logged.sessions.declared.to(device)
         self._first_day = logged.sessions.first_day.to(device)
@@ -176,11 +189,20 @@ class SessionPopulation(Shopper[SessionState]):
         if self._histories is not None:
             return self._histories.rows(_one_of(draws[:, 0], len(self._histories)), draws[:, 1:])
         who = _one_of(draws[:, 0], len(self.declared))
+        return self._newcomers(self.declared[who], self._first_day[who], draws)
+
+    def start_new(self, draws: Tensor) -> SessionState:
+        """Make newcomers in place of known shoppers: what these declared, on the day of theirs."""
+        assert self._histories is not None
+        who = _one_of(draws[:, 0], len(self._histories))
+        return self._newcomers(*self._histories.arrivals(who), draws)
+
+    def _newcomers(self, declared: Tensor, day: Tensor, draws: Tensor) -> SessionState:
         return newcomers(
             self.catalog,
             self.members,
-            self.declared[who],
-            self._first_day[who],
+            declared,
+            day,
             normal(draws[:, 1:]),
             self.slate_size,
             self.precision,
@@ -377,6 +399,7 @@ def load_session(
     pessimism: float = 0.0,
     precision: str = "fp32",
     compiled: bool = False,
+    new_items: float = 0.0,
 ) -> SessionPopulation:
     """Open the shoppers of an impression log.
 
@@ -392,6 +415,8 @@ def load_session(
         precision: see `SessionPopulation`
         compiled: whether `torch.compile` fuses the networks; the first steps then take a minute
             longer
+        new_items: share of items, from 0 to 1, that no history holds and of which the models know
+            no more than the catalogue says
 
     Raises:
         FileNotFoundError: If the folder or a file in it is missing.
@@ -408,6 +433,7 @@ def load_session(
     slate_size = checks.whole("slate_size", slate_size, 1)
     ensemble, fused = check_ensemble(ensemble), checks.flag("compiled", compiled)
     check_pessimism(pessimism, ensemble)
+    of_items = cold.share("new_items", new_items)
     there = member_folders(path, 0)
     if len(there) < ensemble:
         raise ValueError(
@@ -434,6 +460,7 @@ def load_session(
         available=available,
         pessimism=pessimism,
         precision=precision,
+        new=cold.new_items(len(catalog), of_items, 0),
     )
 
 

@@ -264,6 +264,18 @@ def newcomers(
     )
 
 
+def without_items(sessions: Sessions, new: Tensor) -> Sessions:
+    """Take items (N,) bool out of all slates of a log, as if nothing had been shown there."""
+    gone = new.to(sessions.slates.device)[sessions.slates.clamp(min=0)] & (sessions.slates >= 0)
+    purchases = sessions.purchases
+    return replace(
+        sessions,
+        slates=sessions.slates.masked_fill(gone, -1),
+        clicks=sessions.clicks & ~gone,
+        purchases=None if purchases is None else purchases & ~gone,
+    )
+
+
 def start_steps(sessions: Sessions) -> Tensor:
     """Choose one visit of each shopper at random, always the same: the step (S,) of its first page.
 
@@ -319,6 +331,16 @@ class Histories:
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+    def arrivals(self, who: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what shoppers who (B,) declared, and the day of the log on which they come.
+
+        Returns:
+            (B, D) float32 and (B,) float32.
+        """
+        at = who.to(self._day.device)
+        day = self._sessions.first_day[at].float() + self._day[at]
+        return self._sessions.declared[at].to(self._device), day.to(self._device)
 
     def rows(self, who: Tensor, draws: Tensor) -> SessionState:
         """Copy the states of shoppers who (B,) int64.
