@@ -39,6 +39,8 @@ class Stream(enum.IntEnum):
     """The weights of goals that an episode of a training draws."""
     VISITS = 6
     """Which categories go together in a market of whole visits."""
+    DRIFT = 9
+    """How a market moves by the calendar of its shop."""
     CHECKS = 77
     """The slates and observations of `recsim_env.testing`."""
 

@@ -45,7 +45,8 @@ from recsim_env.logs.record import record
 from recsim_env.logs.schema import read_impressions
 from recsim_env.logs.sessions import Sessions
 from recsim_env.registration import PRESETS, EnvConfig, add_preset
-from recsim_env.shoppers.market import MarketConfig, make_market
+from recsim_env.shoppers.drifting import make_market
+from recsim_env.shoppers.market import MarketConfig
 from recsim_env.simulator import SlateSimulator
 from tests.support.policy_toys import made_up_ranker
 
