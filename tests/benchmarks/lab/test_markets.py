@@ -40,7 +40,8 @@ from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
 from policies.heuristics import Uniform
 from policies.log_servers import NoisyComposerPolicy, RandomKnobsPolicy
-from policies.rankers.two_tower import TwoTowerRanker, fit_two_tower
+from policies.rankers.two_tower import TwoTowerRanker
+from policies.rankers.two_tower_fit import fit_two_tower
 from recsim_env.logs.record import record
 from recsim_env.logs.schema import read_impressions
 from recsim_env.logs.sessions import Sessions

@@ -15,15 +15,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from policies.rankers.slate_examples import examples_of
 from policies.rankers.two_tower import (
     TwoTowerConfig,
     TwoTowerRanker,
-    examples_of,
-    fit_two_tower,
     load_two_tower,
     save_two_tower,
     tower_inputs,
 )
+from policies.rankers.two_tower_fit import fit_two_tower
 from recsim_env.catalog import Catalog
 from recsim_env.files import read_tensors, write_tensors
 from recsim_env.logs.sessions import Sessions, replay
