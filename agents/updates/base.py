@@ -77,7 +77,7 @@ class Update:
         """
 
 
-UPDATES = Registry[Callable[[Start], Update]]("update")
+UPDATES = Registry[Callable[[Start], Update]]("model update")
 """Every update by name: a class, or a function that makes one."""
 
 

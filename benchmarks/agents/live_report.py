@@ -26,13 +26,13 @@ def report(rows: pl.DataFrame) -> Report:
     told = [name for name in CALENDARS if name in rows["calendar"].unique()]
     for calendar in told:
         own = rows.filter(pl.col("calendar") == calendar)
-        lines = []
+        lines: list[tuple[float, dict[str, object]]] = []
         for update in own["update"].unique(maintain_order=True).sort():
             line = figures(own, update)
             summary |= {f"{calendar}/{update}/{name}": one for name, one in line.items()}
-            lines.append({"update": f"`{update}`", **_headed(line)})
-        lines.sort(key=lambda line: line["regret"].value)  # type: ignore[attr-defined]
-        parts.append(f"{CALENDARS[calendar]}:\n\n{markdown(lines, _columns(lines))}")
+            lines.append((line["regret"].value, {"update": f"`{update}`", **line}))
+        ordered = [line for _, line in sorted(lines, key=lambda one: one[0])]
+        parts.append(f"{CALENDARS[calendar]}:\n\n{tables(ordered)}")
     return Report("\n".join(parts), summary, picture(rows, told))
 
 
@@ -71,34 +71,38 @@ def by_seed(rows: pl.DataFrame, column: str) -> Floats:
     return np.asarray(means[column].to_numpy(), dtype=np.float64)
 
 
-HEADERS = {
+EARNED = {
     "update": "update",
-    "regret": "regret a shopper and block",
+    "regret": "regret",
     "below_frozen": "below that of frozen",
     "grew": "last block minus first",
-    "score": "score on the last block",
-    "forgot": "forgot of earlier blocks",
     "coverage": "share of items shown",
     "gini": "Gini",
-    "narrowed": "Gini, last minus first",
-    "minutes": "minutes a block",
+    "narrowed": "Gini, last block minus first",
+    "minutes": "CPU minutes a block",
+}
+KNOWN = {
+    "update": "update",
+    "score": "score on the last block",
+    "forgot": "forgot of earlier blocks",
     "plasticity_loss": "log loss, trained long minus new",
     "plasticity_score": "score, trained long minus new",
 }
-"""Figure -> header of its column."""
+"""Figure -> header of its column, of the tables of what was earned and of what rankers know."""
 
 
-def _headed(line: dict[str, Estimate]) -> dict[str, Estimate | None]:
-    return {name: line.get(name) for name in HEADERS if name != "update"}
-
-
-def _columns(lines: list[dict[str, object]]) -> dict[str, str]:
-    """The columns that some line fills."""
-    return {
-        name: header
-        for name, header in HEADERS.items()
-        if any(line[name] is not None for line in lines)
-    }
+def tables(lines: list[dict[str, object]]) -> str:
+    """The two tables of a calendar; columns that no update fills are left out."""
+    parts = []
+    for headers in (EARNED, KNOWN):
+        there = {
+            name: header
+            for name, header in headers.items()
+            if any(line.get(name) is not None for line in lines)
+        }
+        whole = [{name: line.get(name) for name in there} for line in lines]
+        parts.append(markdown(whole, there))
+    return "\n".join(parts)
 
 
 def picture(rows: pl.DataFrame, calendars: list[str]) -> Figure:
