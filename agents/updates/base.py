@@ -127,7 +127,7 @@ def serve(update: Update, simulator: SlateSimulator, seeds: Tensor) -> list[Visi
     visits = []
     for visit in rollout(_Now(update), simulator, seeds):
         visits.append(visit)
-        clicks = visit.outcome.response.clicks
+        clicks = simulator.episodes.recent_clicks[:, 0]
         with torch.enable_grad():  # a rollout is played without
             day = examples_at(visit.observation, visit.shown, clicks, simulator.catalog)
             update.after_day(day)

@@ -95,14 +95,14 @@ class Config(Cells, Device, Results):
     """Days of a block."""
     shoppers: int = 256
     """Number of new shoppers that come in each block, every day of it."""
-    log_slates: int = 12_000
+    log_slates: int = 20_000
     """Number of slates, about, of the log to which the first ranker is fitted."""
     held_out: int = 256
     """Number of other shoppers in each block on whose slates rankers are scored."""
     drift: Drift = field(default_factory=lambda: MOVING)
     """How the market moves where it does."""
     ranker: TwoTowerConfig = field(
-        default_factory=lambda: TwoTowerConfig(hidden=32, epochs=4, batch_size=1024)
+        default_factory=lambda: TwoTowerConfig(hidden=32, epochs=4, batch_size=512)
     )
     """The ranker, and how it is fitted from new weights."""
     work: Path = Path("runs/live")

@@ -19,7 +19,7 @@ from torch import Tensor
 from recsim_env import checks, files
 from recsim_env.catalog import Catalog
 from recsim_env.logs.facts import LogFacts
-from recsim_env.logs.plain.embedding import texts_of
+from recsim_env.logs.plain.items import texts_of
 from recsim_env.logs.plain.reading import Plain, PlainLog, read_leniently
 from recsim_env.logs.plain.users import Feature
 from recsim_env.logs.plain.visits import facts_of
@@ -137,7 +137,7 @@ def grown(
         .drop("known")
     )
     split = whole_users.select("shopper", of_user="split")
-    rows = pl.concat([old, rows.select(old.columns).cast(dict(old.schema))])
+    rows = pl.concat([old, rows.select(old.columns).cast(old.schema)])
     rows = (
         rows.join(split, on="shopper", how="left", maintain_order="left")
         .with_columns(split=pl.col("of_user"), week=(pl.col("day") // 7).cast(old.schema["week"]))
@@ -240,4 +240,4 @@ def _declared(
     new = fresh.join(plain.declared, on="shopper", how="left").select(
         shopper=pl.col("known"), declared=pl.col("declared")
     )
-    return pl.concat([old, new.cast(dict(old.schema))]).sort("shopper")
+    return pl.concat([old, new.cast(old.schema)]).sort("shopper")

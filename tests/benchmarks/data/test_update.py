@@ -122,7 +122,7 @@ def test_old_and_new_rows_are_one_log(shop: Path) -> None:
     if len(days) == 10:
         assert gaps[-1] is None
     end = found.impressions["day"].max()
-    assert of_first["follow_up"].to_list() == [end - day for day in days]  # type: ignore[operator]
+    assert of_first["follow_up"].to_list() == [end - day for day in days]
 
     # before a day nothing of later days is known
     before = found.sessions(20)
