@@ -130,5 +130,5 @@ def picture(rows: pl.DataFrame, calendars: list[str]) -> Figure:
         one.set_title(CALENDARS[calendar], fontsize=10)
         one.set_xlabel("block")
         one.set_ylabel("regret to the oracle, a shopper")
-    axes[-1].legend(fontsize=7, frameon=False)
+    axes[-1].legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
