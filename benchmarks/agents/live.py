@@ -91,7 +91,7 @@ class Config(Cells, Device, Results):
     """Seeds: each has a world, shoppers and initial weights of its own."""
     blocks: int = 6
     """Number of blocks that are served."""
-    days: int = 4
+    block_days: int = 4
     """Days of a block."""
     shoppers: int = 256
     """Number of new shoppers that come in each block, every day of it."""
@@ -130,10 +130,10 @@ def ground_of(config: Config, calendar: str, seed: int) -> Ground:
     def simulator(block: int) -> SlateSimulator:
         moves = {
             "drift": config.drift if calendar == MOVES else None,
-            "first_day": (block + 1) * config.days,
+            "first_day": (block + 1) * config.block_days,
         }
         return make_simulator(
-            ENV, device=config.device, horizon_days=float(config.days), world=seed, **moves
+            ENV, device=config.device, horizon_days=float(config.block_days), world=seed, **moves
         )
 
     before = simulator(-1)
@@ -143,7 +143,7 @@ def ground_of(config: Config, calendar: str, seed: int) -> Ground:
         policy = POLICIES["uniform"].build(inputs)
         return examples_in(list(rollout(policy, shoppers, who)), shoppers)
 
-    who = seeds(LOG_SEED + APART * seed, max(config.log_slates // config.days, 1))
+    who = seeds(LOG_SEED + APART * seed, max(config.log_slates // config.block_days, 1))
     log = uniform(before, who)
     oracle, held_out = [], []
     for block in range(config.blocks):

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
+import gymnasium
 import polars as pl
 import torch
 from torch import Tensor
@@ -65,9 +66,9 @@ class Config(Threads, Device):
         "least_steps": Within(0, 10**6),
     }
 
-    site: Path
+    site: Path = Path("runs/shop")
     """Folder that `benchmarks.data.fit_log` wrote. It is only read."""
-    log: Path
+    log: Path = Path("runs/new.parquet")
     """The new rows: CSV or parquet, one row an impressed item, all after the last day that the shop
     knows."""
     catalog: Path = ROOT / "examples" / "shop_items.csv"
@@ -187,8 +188,8 @@ def examples_by_day(
     """Examples of all slates, and the day (S,) of each."""
     known = None
     if isinstance(ranker, RecentRanker):
-        space = make_simulator(EnvConfig(site), device="cpu").observation_space
-        known = counters_for(space, catalog, sessions.slates.shape[2])
+        size = sessions.slates.shape[2]
+        known = counters_for(_space(site, size), catalog, size)
     parts, days = [], []
     for moment in replay(sessions, catalog):
         seen = (moment.observation, moment.slates, moment.clicks)
@@ -291,9 +292,14 @@ def _ranker_of(
     """The two-tower ranker of a folder; None where it has none."""
     if not (site / RANKER).is_file():
         return None
-    space = make_simulator(EnvConfig(site, slate_size=slate_size), device="cpu").observation_space
-    found = load_ranker(site / RANKER, catalog, space, slate_size)
+    found = load_ranker(site / RANKER, catalog, _space(site, slate_size), slate_size)
     return found if isinstance(found, (TwoTowerRanker, RecentRanker)) else None
+
+
+def _space(site: Path, slate_size: int) -> gymnasium.spaces.Dict:
+    """The space of what is observed of one shopper of a folder."""
+    told = EnvConfig(site, slate_size=slate_size)
+    return make_simulator(told, device="cpu").observation_space
 
 
 def _write(

@@ -21,7 +21,7 @@ def config(folder: Path, **changes: object) -> live.Config:
         "updates": ("frozen", "warm_start"),
         "seeds": (0, 1),
         "blocks": 2,
-        "days": 2,
+        "block_days": 2,
         "shoppers": 8,
         "log_slates": 80,
         "held_out": 8,
