@@ -328,7 +328,7 @@ def test_going_on_begins_with_the_weights_that_are_there() -> None:
         assert torch.equal(ranker.model.state_dict()[name], value)
         assert torch.allclose(tiny.model.state_dict()[name], value, atol=1e-6)
     every = torch.arange(len(log))
-    losses = [float(loss_of(one.model, log, every)) for one in (ranker, further)]
+    losses = [float(loss_of(one.model, log, every).detach()) for one in (ranker, further)]
     assert losses[1] < losses[0]
     chance, clicks = predictions(further, log)
     by_hand = -torch.where(clicks, chance, 1 - chance).log().mean()
