@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from agents import AGENTS, TrainingSetup
 from agents.evaluate import evaluate
 from policies import POLICIES, PolicyInputs
-from policies.rankers.two_tower import fit_two_tower
+from policies.rankers.two_tower_fit import fit_two_tower
 from recsim_env import SlateSimulator, make_simulator
 from recsim_env.logs.record import record
 from recsim_env.logs.sessions import Sessions

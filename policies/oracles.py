@@ -77,7 +77,7 @@ class OracleMyopic:
     def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
         """Compose slates (B, K) for the shoppers as they are; the observation is not read."""
         candidates = self._simulator.candidates
-        log_odds = self._shopper.log_odds(self._simulator.hidden, candidates)
+        log_odds = self._shopper.log_odds(self._simulator.hidden, candidates.clamp(min=0))
         return top_slates(log_odds, candidates, self._simulator.slate_size)
 
 
@@ -106,10 +106,10 @@ class OracleState:
         state = self._shopper.market_state(hidden)
         candidates, size = self._simulator.candidates, self._simulator.slate_size
         variety = state.variety.unsqueeze(1)
-        sated = state.satiation[:, self._shopper.catalog.category].gather(1, candidates)
-        charged = (
-            self._shopper.log_odds(hidden, candidates) - self._parameters.extra * variety * sated
-        )
+        items = candidates.clamp(min=0)
+        sated = state.satiation[:, self._shopper.catalog.category].gather(1, items)
+        charged = self._shopper.log_odds(hidden, items) - self._parameters.extra * variety * sated
+        charged = charged.masked_fill(candidates < 0, -math.inf)
         pool = Pool.best(charged, candidates, max(POOL, size))
         slate = SlateSoFar(pool, self._simulator.catalog, self._cosines, size)
         without = torch.zeros_like(variety)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from recsim_env.belief.session import SessionBelief, SessionBeliefState
 from recsim_env.shoppers.base import Description, Past, Shopper, name_of
+from recsim_env.shoppers.drifting import DriftingMarket
 from recsim_env.shoppers.market import MarketShopper, MarketState
 from recsim_env.shoppers.regulars.behaviour import RegularsState
 from recsim_env.shoppers.regulars.population import RegularsShopper
@@ -66,6 +67,7 @@ def readable(shopper: Shopper[Any]) -> bool:
     return type(shopper) in _READERS
 
 
+@reads(DriftingMarket)
 @reads(MarketShopper)
 def of_market(shopper: MarketShopper) -> Truth:
     """Read the shoppers of a market, who differ in speed, variety-seeking, patience and depth."""
@@ -74,7 +76,7 @@ def of_market(shopper: MarketShopper) -> Truth:
         traits = [state.speed.log(), state.variety.log(), state.patience]
         depth = state.examination.logit(eps=1e-6)
         return {
-            "belief_logits": shopper.log_odds(state, candidates),
+            "belief_logits": shopper.log_odds(state, candidates.clamp(min=0)),
             "belief_weary": shopper.config.satiation * state.satiation * state.variety.unsqueeze(1),
             "belief_looks": shopper.examined(state),
             "belief_traits": torch.stack([*traits, depth], dim=1),

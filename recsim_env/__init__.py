@@ -29,7 +29,8 @@ from recsim_env.registration import EnvConfig, Later, add_preset, make_simulator
 from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs, reward_term
 from recsim_env.shoppers.bundles.config import BUNDLES, BUNDLES_CONTROL
 from recsim_env.shoppers.bundles.population import make_bundles
-from recsim_env.shoppers.market import CONTROL, MARKET, MILD, make_market
+from recsim_env.shoppers.drifting import make_market
+from recsim_env.shoppers.market import CONTROL, MARKET, MILD
 from recsim_env.shoppers.regulars.config import REGULARS
 from recsim_env.shoppers.regulars.population import make_regulars
 from recsim_env.shoppers.visits.config import VISITS, VISITS_CONTROL

@@ -43,6 +43,8 @@ class Stream(enum.IntEnum):
     """Which episodes begin without a history."""
     NEW_ITEMS = 9
     """Which items are new."""
+    DRIFT = 10
+    """How a market moves by the calendar of its shop."""
     CHECKS = 77
     """The slates and observations of `recsim_env.testing`."""
 

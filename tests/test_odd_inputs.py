@@ -27,7 +27,8 @@ from recsim_env.logs.record import record
 from recsim_env.logs.sessions import Sessions, replay
 from recsim_env.rewards import REWARD_TERMS, Reward, as_reward, reward_term
 from recsim_env.shoppers import market
-from recsim_env.shoppers.market import MarketConfig, make_market
+from recsim_env.shoppers.drifting import make_market
+from recsim_env.shoppers.market import MarketConfig
 from recsim_env.shoppers.outside import (
     OutsideSpec,
     clustered_catalog,
@@ -123,6 +124,13 @@ def market_cases(folder: Path) -> list[Case]:
         Case("world", varied(make_market, cpu, "world"), WHOLE_0),
         Case("alike", varied(make_market, cpu, "alike"), FLAGS),
         Case("slate_size", varied(make_market, cpu, "slate_size"), WHOLE_1),
+        Case("drift", varied(make_market, cpu, "drift"), {"None"}),
+        Case(
+            "new_items",
+            varied(make_market, cpu, "new_items"),
+            {"None", "0", "half", "numpy float", "dict"},
+        ),
+        Case("first_day", varied(make_market, cpu, "first_day"), WHOLE_0),
         Case("pages", varied(make_visits, cpu, "pages"), {*WHOLE_1, "None"}),
     ]
 

@@ -24,7 +24,7 @@ from policies.inputs import PolicyInputs, Ranker
 from policies.lasting import lasting_value
 from policies.lift import category_lift
 from policies.rankers.recent import RecentRanker, counters_for
-from policies.rankers.two_tower import fit_two_tower
+from policies.rankers.two_tower_fit import fit_two_tower
 from policies.visits import together_lift
 from recsim_env import checks
 from recsim_env.logs.record import record

@@ -15,7 +15,7 @@ from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.where import Where
 from recsim_env.belief.registry import load_belief
 from recsim_env.registration import PRESETS, make_simulator
-from recsim_env.shoppers.market import make_market
+from recsim_env.shoppers.drifting import make_market
 from recsim_env.shoppers.visits.population import make_visits
 
 MARKET, ALIKE, MILD, CONTROL = (

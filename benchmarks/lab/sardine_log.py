@@ -16,7 +16,8 @@ from policies.composer import Composer, ComposerConfig
 from policies.cues import BUDGET_KNOBS
 from policies.inputs import PolicyInputs
 from policies.observations import candidates_of, max_candidates
-from policies.rankers.two_tower import TwoTowerRanker, fit_two_tower
+from policies.rankers.two_tower import TwoTowerRanker
+from policies.rankers.two_tower_fit import fit_two_tower
 from policies.registry import POLICIES
 from policies.slates import top_slates
 from recsim_env import checks, noise

@@ -38,7 +38,7 @@ from benchmarks.lab.plots import BLUE, GREY, RED, panels
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
-from policies.rankers.two_tower import fit_two_tower
+from policies.rankers.two_tower_fit import fit_two_tower
 from recsim_env import metrics
 from recsim_env.estimates import Estimate
 from recsim_env.files import building, locked, read_json

@@ -16,15 +16,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from policies.features import Recent, principal, squashed
+from policies.features import Recent, squashed
 from policies.observations import candidates_of, check_keys
 from policies.pool import SHOPPERS_AT_ONCE
 from policies.rankers.networks import (
@@ -37,8 +35,6 @@ from policies.rankers.networks import (
     write_model,
 )
 from recsim_env import checks
-from recsim_env.catalog import Catalog
-from recsim_env.logs.sessions import Sessions, replay
 from recsim_env.settings import AMOUNT, MOST, ONE_OR_MORE, RATE, SEED, WIDTH, settle
 from recsim_env.tensors import shared
 from recsim_env.types import Observation
@@ -302,204 +298,6 @@ def tower_inputs(observation: Observation) -> tuple[Tensor, Tensor]:
     counts += [log_of[name].view_as(observation[name]) for name in CATEGORY_KEYS]
     many = log_of["visits"].unsqueeze(1).expand(-1, counts[0].shape[1], -1)
     return torch.cat([logs, *columns], dim=1), torch.cat([*counts, many], dim=2)
-
-
-# ---- fitting ----
-
-
-@dataclass(frozen=True)
-class SlateExamples:
-    """Logged slates, and what was known before each.
-
-    The counters of categories take most of the memory: only those of categories that a shopper was
-    shown are kept, and `inputs` lays them out for a batch.
-
-    Shapes: S slates, K positions, P pairs of a slate and a category shown before it, D numbers a
-    pair.
-    """
-
-    slates: Tensor
-    """(S, K) int64, -1 where nothing was shown."""
-    clicks: Tensor
-    """(S, K) bool."""
-    fatigue: Tensor
-    """(S, K, 2) float16, recent exposures of and responses to the item."""
-    seen: dict[str, Tensor]
-    """(S, ..) float32 each, the observation keys of the towers but those of `CATEGORY_KEYS`."""
-    category: Tensor
-    """(P,) int32, the category of each pair, slate by slate."""
-    counters: Tensor
-    """(P, D) float32, the counters of `CATEGORY_KEYS`, side by side."""
-    ends: Tensor
-    """(S + 1,) int64, where the pairs of each slate begin, and the end of the last."""
-    groups: int
-    """Number of categories G."""
-
-    def __len__(self) -> int:
-        return len(self.slates)
-
-    def inputs(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Lay out what the towers see of some slates (R,): (R, F) and (R, G, F_c) float16."""
-        first = self.ends[rows]
-        number = self.ends[rows + 1] - first
-        row = torch.arange(len(rows), device=rows.device).repeat_interleave(number)
-        pair = torch.arange(len(row), device=rows.device)
-        pair += (first - (number.cumsum(0) - number))[row]
-        wide = self.counters.new_zeros(len(rows), self.groups, self.counters.shape[1])
-        wide[row, self.category[pair].long()] = self.counters[pair]
-        observation = {name: value[rows] for name, value in self.seen.items()}
-        observation |= dict(zip(CATEGORY_KEYS, wide.chunk(len(CATEGORY_KEYS), dim=2), strict=True))
-        whole, by_category = tower_inputs(observation)
-        return whole.half(), by_category.half()
-
-
-Known = Callable[[Observation], Observation]
-"""Makes of an observation what the towers know of it."""
-
-
-@torch.no_grad()
-def examples_of(sessions: Sessions, catalog: Catalog, known: Known | None = None) -> SlateExamples:
-    """Make an example of every logged slate, from what was known before it."""
-    parts: dict[str, list[Tensor]] = {}
-    items, groups = len(catalog), len(catalog.categories)
-    names = [name for name in (*SHOPPER_KEYS, "declared") if name not in CATEGORY_KEYS]
-    for moment in replay(sessions, catalog):
-        seen = moment.observation if known is None else known(moment.observation)
-        recent = Recent.of(moment.observation)
-        fatigue = [
-            recent.of_items(moment.slates, weight, items)
-            for weight in (recent.shown, recent.clicked)
-        ]
-        counters = torch.cat([seen[name] for name in CATEGORY_KEYS], dim=2)
-        met = (counters != 0).any(dim=2)
-        found = {
-            "slates": moment.slates,
-            "clicks": moment.clicks,
-            "fatigue": torch.stack(fatigue, 2).half(),
-            "category": met.nonzero()[:, 1].int(),
-            "counters": counters[met],
-            "pairs": met.sum(dim=1),
-            **{f"seen/{name}": seen[name] for name in names if name in seen},
-        }
-        for name, value in found.items():
-            parts.setdefault(name, []).append(value)
-
-    # One column after the other is joined, so that no more than one is held twice.
-    whole = {name: torch.cat(parts.pop(name)) for name in list(parts)}
-    pairs = whole.pop("pairs")
-    told = {name: whole.pop(f"seen/{name}") for name in names if f"seen/{name}" in whole}
-    ends = torch.cat([pairs.new_zeros(1), pairs.cumsum(0)])
-    return SlateExamples(**whole, seen=told, ends=ends, groups=groups)
-
-
-def fit_two_tower(
-    sessions: Sessions,
-    catalog: Catalog,
-    slate_size: int,
-    config: TwoTowerConfig | None = None,
-    *,
-    title: str | None = None,
-    known: Known | None = None,
-) -> TwoTowerRanker:
-    """Fit a ranker by minimising the log loss of the clicks of a log.
-
-    Args:
-        sessions: the log
-        catalog: the items
-        slate_size: number of slate positions K
-        config: sizes of the network and how it is fitted; None = the defaults
-        title: of the progress bar; None shows none
-        known: makes of an observation what the ranker will be shown in use, where that is not the
-            profile of the log (`policies.rankers.recent`)
-
-    Raises:
-        TypeError: If an argument is of another class.
-        ValueError: If the log holds no click.
-    """
-    config = TwoTowerConfig() if config is None else config
-    for name, value, kind in (
-        ("sessions", sessions, Sessions),
-        ("catalog", catalog, Catalog),
-        ("config", config, TwoTowerConfig),
-    ):
-        checks.instance(name, value, kind)
-    slate_size = checks.whole("slate_size", slate_size, 1)
-    if not bool(sessions.clicks.any()):
-        raise ValueError(
-            f"sessions has {sessions.n_slates} slates and no click, but a ranker needs some."
-        )
-
-    # The model, with inputs standardised by the first slates
-    examples = examples_of(sessions, catalog, known)
-    shoppers = torch.cat([whole for whole, _ in _first(examples, 100_000)])
-    categories = torch.cat([one.flatten(0, 1) for _, one in _first(examples, 20_000)])
-    model = TwoTower(
-        principal(catalog.embedding, config.dims),
-        catalog.category,
-        shoppers.shape[1],
-        categories.shape[1],
-        slate_size,
-        config,
-    ).to(catalog.device)
-    model.standardize.fit(shoppers.float())
-    model.standardize_category.fit(categories.float())
-    del shoppers, categories
-
-    # Start at the response rate of an item that is looked at
-    seen = (examples.slates >= 0).sum()
-    rate = float(examples.clicks.sum() / seen) / 0.6  # about 0.6 of the positions are looked at
-    with torch.no_grad():
-        model.bias.fill_(math.log(rate / (1 - min(rate, 0.9))))
-
-    # Fit
-    steps = config.epochs * math.ceil(len(examples) / config.batch_size)
-    optimizer = torch.optim.AdamW(_groups(model, config))
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    generator = torch.Generator().manual_seed(config.seed)
-    with tqdm(total=steps, desc=title, unit="step", disable=title is None) as bar:
-        for _ in range(config.epochs):
-            order = torch.randperm(len(examples), generator=generator).to(examples.slates.device)
-            for rows in order.split(config.batch_size):
-                optimizer.zero_grad()
-                loss_of(model, examples, rows).backward()
-                optimizer.step()
-                schedule.step()
-                bar.update()
-    return TwoTowerRanker(model)
-
-
-def _groups(model: TwoTower, config: TwoTowerConfig) -> list[dict[str, object]]:
-    """Groups of the optimiser: those of single items decay, the few of positions learn faster."""
-    apart = ("own", "bias", "examination", "fatigue")
-    networks = [value for name, value in model.named_parameters() if name not in apart]
-    rate = config.learning_rate
-    return [
-        {"params": networks, "lr": rate, "weight_decay": config.weight_decay},
-        {"params": [model.own, model.bias], "lr": rate, "weight_decay": config.own_decay},
-        {"params": [model.examination, model.fatigue], "lr": 10 * rate, "weight_decay": 0.0},
-    ]
-
-
-def _first(examples: SlateExamples, most: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """What the towers see of the first slates of a log, so many at most, some at a time."""
-    for rows in torch.arange(min(most, len(examples)), device=examples.slates.device).split(4096):
-        yield examples.inputs(rows)
-
-
-def loss_of(model: TwoTower, examples: SlateExamples, rows: Tensor) -> Tensor:
-    """Mean log loss of the positions of some slates, given by rows (R,)."""
-    slates, clicks = examples.slates[rows], examples.clicks[rows]
-    whole, by_category = examples.inputs(rows)
-    log_odds = model.log_odds(
-        whole.float(),
-        by_category.float(),
-        slates.clamp(min=0),
-        examples.fatigue[rows].float(),
-    )
-    chance = (model.examined() * torch.sigmoid(log_odds)).clamp(1e-6, 1 - 1e-6)
-    loss = torch.where(clicks, -chance.log(), -(1 - chance).log())
-    shown = slates >= 0
-    return (loss * shown).sum() / shown.sum().clamp(min=1)
 
 
 # ---- files ----

@@ -465,34 +465,3 @@ class MarketShopper(ClosedMarket[MarketState]):
         return torch.nn.functional.normalize(
             state.interest + self.config.drift * normal(draws), dim=1
         )
-
-
-def make_market(
-    device: torch.device,
-    slate_size: int = 10,
-    *,
-    config: MarketConfig = MARKET,
-    world: int = 0,
-    alike: bool = False,
-) -> MarketShopper:
-    """Make the shoppers of a market.
-
-    Args:
-        device: `cpu` or `cuda`.
-        slate_size: K, from 1 to the number of items.
-        config: The market's parameters.
-        world: The seed of its catalogue.
-        alike: Whether every shopper is as the median one; by default they differ in satiation,
-            variety-seeking, patience and depth.
-
-    Raises:
-        ValueError: If `config` is no MarketConfig, `world` no whole number from 0 to 2**32 - 1,
-            `alike` no flag, or if a slate is larger than the catalogue.
-    """
-    config = of_kind("config", config, MarketConfig)
-    return MarketShopper(
-        device,
-        slate_size,
-        config=config.alike() if checks.flag("alike", alike) else config,
-        world=world,
-    )

@@ -19,8 +19,9 @@ from recsim_env.shoppers.base import FEWEST
 from recsim_env.shoppers.bundles.choice import MOST_ITEMS
 from recsim_env.shoppers.bundles.config import BUNDLES, BUNDLES_CONTROL, BundleConfig
 from recsim_env.shoppers.bundles.population import DISCOUNTS
+from recsim_env.shoppers.drifting import make_market
 from recsim_env.shoppers.household.starts import POPULATIONS
-from recsim_env.shoppers.market import CONTROL, MARKET, MILD, MarketConfig, make_market
+from recsim_env.shoppers.market import CONTROL, MARKET, MILD, MarketConfig
 from recsim_env.shoppers.members import PRECISIONS
 from recsim_env.shoppers.session.starts import POPULATIONS as SESSION_POPULATIONS
 from recsim_env.simulator import SlateSimulator

@@ -29,8 +29,9 @@ from recsim_env.files import FRESH, GONE, building
 from recsim_env.fitting import FitConfig
 from recsim_env.logs import complete_journey
 from recsim_env.shop_file import SHOP_FILE, UNFINISHED
+from recsim_env.shoppers.drifting import make_market
 from recsim_env.shoppers.household.fit import FinetuneConfig
-from recsim_env.shoppers.market import MarketConfig, make_market
+from recsim_env.shoppers.market import MarketConfig
 from recsim_env.shoppers.session.fit import SessionFitConfig
 from tests.benchmarks.agents.test_league import TOY, open_toy
 from tests.kill.harness import Command

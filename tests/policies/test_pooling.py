@@ -18,7 +18,8 @@ from policies.observations import candidates_of
 from policies.pool import Pool, Pooling
 from policies.slates import top_slates
 from recsim_env import make_simulator
-from recsim_env.shoppers.market import MarketConfig, make_market
+from recsim_env.shoppers.drifting import make_market
+from recsim_env.shoppers.market import MarketConfig
 from recsim_env.shoppers.profile import DECAYS
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation

@@ -19,6 +19,7 @@ from recsim_env.logs.plain.sources import ROW, Source, open_source
 from recsim_env.logs.plain.users import (
     LEAST_USERS,
     Feature,
+    as_told,
     count_users,
     declared_of,
     features_of,
@@ -148,11 +149,14 @@ def read_leniently(
     most_rows: int = MOST_ROWS,
     seed: int = 0,
     may_lack: Sequence[str] = ("user", "click"),
+    told_features: Sequence[Feature] | None = None,
 ) -> PlainLog:
     """Read a log even where nothing can be learned from it, as `check_log` does.
 
     `may_lack` are required columns that may be missing: without `user` every row is a user of its
-    own, and without `click` every row is a click. See `read_plain` for all else.
+    own, and without `click` every row is a click. `told_features` say how `user_*` columns become
+    numbers, where an earlier log decided that; None decides it by this one. See `read_plain` for
+    all else.
     """
     names = column_names(columns)
     most_slates = checks.whole("most_slates", most_slates, 1)
@@ -201,7 +205,10 @@ def read_leniently(
     if first is not None:
         known, changing = first_values(source, features, kept, _renumbered(first, kept))
         notes += _changes(changing, features)
-        typed, encodings = features_of(known, splits)
+        if told_features is None:
+            typed, encodings = features_of(known, splits)
+        else:
+            typed, encodings = as_told(known, told_features, source.name)
         declared = declared_of(typed, encodings)
     notes += [*said, *slates.notes, *_of_positions(slates, told)]
     if slates.duplicates:

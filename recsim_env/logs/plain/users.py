@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import polars as pl
 
 from recsim_env.logs.plain.sources import ROW, Source, as_number, as_text
-from recsim_env.logs.schema import SPLITS
+from recsim_env.logs.schema import SPLITS, LogError
 
 SHARES = (0.8, 0.1, 0.1)
 """Shares of the users that train, check and test models."""
@@ -103,6 +103,28 @@ def features_of(known: pl.DataFrame, split: pl.Series) -> tuple[pl.DataFrame, tu
     typed = known.select(_typed(column) for column in known)
     train = typed.filter(split == SPLITS[0])
     return typed, tuple(_feature(train[name], typed[name]) for name in typed.columns)
+
+
+def as_told(
+    known: pl.DataFrame, features: Sequence[Feature], name: str
+) -> tuple[pl.DataFrame, tuple[Feature, ...]]:
+    """Let `user_*` columns of categories become numbers as an earlier log decided.
+
+    Args:
+        known: The texts or numbers of each user, one column a feature.
+        features: How its columns become numbers, those of categories.
+        name: The file of the log, for messages.
+
+    Raises:
+        LogError: If a column is missing.
+    """
+    for feature in features:
+        if feature.name not in known.columns:
+            raise LogError(
+                f"{name}: found no column {feature.name!r}, expected it: the shop knows it of "
+                "every user."
+            )
+    return known.select(pl.col(one.name).cast(pl.String) for one in features), tuple(features)
 
 
 def _typed(column: pl.Series) -> pl.Series:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -197,6 +198,7 @@ def fit_session(
     folder: Path | str | None = None,
     resume: bool = True,
     parts: int | None = None,
+    start: SessionShopper | None = None,
 ) -> SessionShopper:
     """Fit a model to a log, without the episodes held out; it comes back in `eval()` mode.
 
@@ -218,6 +220,8 @@ def fit_session(
         resume: whether to go on from the newest whole checkpoint in the folder
         parts: parts of `batch_episodes` / `parts` episodes that a batch consists of, a multiple of
             the processes that `torchrun` started, who share each step; one for each by default
+        start: a fitted model to go on from, with the sizes and the scales that it has; it stays as
+            it is. None begins with new weights
 
     Raises:
         ValueError: If the processes cannot share the parts equally, or have no folder that they
@@ -238,17 +242,7 @@ def fit_session(
     visits = Visits.of(learn, catalog)
 
     # The model, with inputs standardised on what is learned from, and its training.
-    model = new_session_shopper(
-        catalog,
-        sessions.slates.shape[2],
-        config,
-        seed=seed,
-        declared=sessions.declared.shape[1],
-        purchases=sessions.purchases is not None,
-        gap_bins=bins_of(visits.gap[visits.gap >= 0]),
-    )
-    _standardise(model, visits)
-    _begin_with_rates(model, visits)
+    model = _new_for(visits, catalog, config, seed) if start is None else _copy_of(start)
     batches = Batches(visits, config, seed, parts)
     with own_generators(seed):
         if folder is None:
@@ -260,6 +254,30 @@ def fit_session(
     model.to(device)  # type: ignore[arg-type]
     model.train(False)
     return model
+
+
+def _new_for(
+    visits: Visits, catalog: Catalog, config: SessionFitConfig, seed: int
+) -> SessionShopper:
+    """Make a model for a log, with the scales and the rates of its visits."""
+    model = new_session_shopper(
+        catalog,
+        visits.slates.shape[1],
+        config,
+        seed=seed,
+        declared=visits.declared.shape[1],
+        purchases=visits.purchases is not None,
+        gap_bins=bins_of(visits.gap[visits.gap >= 0]),
+    )
+    _standardise(model, visits)
+    _begin_with_rates(model, visits)
+    return model
+
+
+def _copy_of(start: SessionShopper) -> SessionShopper:
+    """Copy a model to train it; a population had switched its gradients off."""
+    copied: SessionShopper = copy.deepcopy(start).cpu().requires_grad_(True)
+    return copied
 
 
 def learn_and_check(sessions: Sessions, held_out: float = HELD_OUT) -> tuple[Sessions, Sessions]:

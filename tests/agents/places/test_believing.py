@@ -36,7 +36,8 @@ from recsim_env.belief.base import PREFIX
 from recsim_env.belief.registry import save_belief
 from recsim_env.belief.session import SessionBelief
 from recsim_env.registration import PRESETS, EnvConfig, add_preset
-from recsim_env.shoppers.market import MarketConfig, make_market
+from recsim_env.shoppers.drifting import make_market
+from recsim_env.shoppers.market import MarketConfig
 from recsim_env.shoppers.session import fit
 from recsim_env.shoppers.session.fit import SessionFitConfig
 from recsim_env.shoppers.session.model import SessionShopper

@@ -23,7 +23,8 @@ from policies.rankers.recent import RecentCounters, RecentRanker
 from policies.rankers.two_tower import SHOPPER_KEYS, TwoTowerRanker
 from recsim_env.logs.sessions import Sessions, replay
 from recsim_env.registration import PRESETS, EnvConfig, add_preset, make_simulator
-from recsim_env.shoppers.market import MarketConfig, MarketShopper, make_market
+from recsim_env.shoppers.drifting import make_market
+from recsim_env.shoppers.market import MarketConfig, MarketShopper
 from tests.support.policy_toys import TOY_FACTS
 from tests.support.toys import ToyShopper, make_toy_shopper, registered_toys
 

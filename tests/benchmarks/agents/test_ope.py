@@ -30,7 +30,8 @@ from benchmarks.agents.ope_report import (
 )
 from benchmarks.lab.shelf_log import ShelfLog, first_slates
 from recsim_env.registration import PRESETS
-from recsim_env.shoppers.market import MarketConfig, make_market
+from recsim_env.shoppers.drifting import make_market
+from recsim_env.shoppers.market import MarketConfig
 from recsim_env.shoppers.session.fit import SessionFitConfig
 
 # ---- figures of hand-made rows -------------------------------------------------------------------

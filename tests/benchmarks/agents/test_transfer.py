@@ -48,7 +48,8 @@ from benchmarks.lab.settings import remember_settings, settings_of
 from policies import POLICIES
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env.registration import PRESETS
-from recsim_env.shoppers.market import MarketConfig, make_market
+from recsim_env.shoppers.drifting import make_market
+from recsim_env.shoppers.market import MarketConfig
 from recsim_env.shoppers.session.fit import SessionFitConfig
 
 # ---- figures of hand-made rows -------------------------------------------------------------------

@@ -40,12 +40,14 @@ from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
 from policies.heuristics import Uniform
 from policies.log_servers import NoisyComposerPolicy, RandomKnobsPolicy
-from policies.rankers.two_tower import TwoTowerRanker, fit_two_tower
+from policies.rankers.two_tower import TwoTowerRanker
+from policies.rankers.two_tower_fit import fit_two_tower
 from recsim_env.logs.record import record
 from recsim_env.logs.schema import read_impressions
 from recsim_env.logs.sessions import Sessions
 from recsim_env.registration import PRESETS, EnvConfig, add_preset
-from recsim_env.shoppers.market import MarketConfig, make_market
+from recsim_env.shoppers.drifting import make_market
+from recsim_env.shoppers.market import MarketConfig
 from recsim_env.simulator import SlateSimulator
 from tests.support.policy_toys import made_up_ranker
 

@@ -15,15 +15,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from policies.rankers.slate_examples import examples_of
 from policies.rankers.two_tower import (
     TwoTowerConfig,
     TwoTowerRanker,
-    examples_of,
-    fit_two_tower,
     load_two_tower,
     save_two_tower,
     tower_inputs,
 )
+from policies.rankers.two_tower_fit import fit_two_tower, go_on, loss_of, predictions
 from recsim_env.catalog import Catalog
 from recsim_env.files import read_tensors, write_tensors
 from recsim_env.logs.sessions import Sessions, replay
@@ -312,3 +312,24 @@ def test_a_log_without_a_click_is_refused() -> None:
         ValueError, match=r"^sessions has 40 slates and no click, but a ranker needs some.$"
     ):
         fit_two_tower(sessions, catalog(), SIZE, QUICK)
+
+
+def test_slates_of_another_size_are_refused() -> None:
+    with pytest.raises(ValueError, match=f"slate_size is 9, but the log has slates of {SIZE}"):
+        fit_two_tower(made_up_log(20), catalog(), 9, QUICK)
+
+
+def test_going_on_begins_with_the_weights_that_are_there() -> None:
+    ranker, log = quick_ranker(), examples_of(made_up_log(100, seed=5), catalog())
+    before = {name: value.clone() for name, value in ranker.model.state_dict().items()}
+    tiny = go_on(ranker, log, dataclasses.replace(QUICK, learning_rate=1e-9))
+    further = go_on(ranker, log, dataclasses.replace(QUICK, epochs=3))
+    for name, value in before.items():
+        assert torch.equal(ranker.model.state_dict()[name], value)
+        assert torch.allclose(tiny.model.state_dict()[name], value, atol=1e-6)
+    every = torch.arange(len(log))
+    losses = [float(loss_of(one.model, log, every).detach()) for one in (ranker, further)]
+    assert losses[1] < losses[0]
+    chance, clicks = predictions(further, log)
+    by_hand = -torch.where(clicks, chance, 1 - chance).log().mean()
+    assert float(by_hand) == pytest.approx(losses[1], abs=1e-5)

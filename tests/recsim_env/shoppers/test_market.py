@@ -20,6 +20,7 @@ from recsim_env import make_simulator, noise
 from recsim_env.registration import PRESETS
 from recsim_env.rewards import Reward
 from recsim_env.shoppers import market
+from recsim_env.shoppers.drifting import make_market
 from recsim_env.shoppers.market import (
     CONTROL,
     MARKET,
@@ -27,7 +28,6 @@ from recsim_env.shoppers.market import (
     MarketConfig,
     MarketShopper,
     MarketState,
-    make_market,
 )
 from recsim_env.shoppers.worlds import MOST
 from recsim_env.simulator import SlateSimulator

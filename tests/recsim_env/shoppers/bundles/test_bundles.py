@@ -20,7 +20,8 @@ from recsim_env.rewards import RewardInputs, term_value
 from recsim_env.shoppers.bundles.complements import pairs_of
 from recsim_env.shoppers.bundles.config import BUNDLES, BUNDLES_CONTROL, BundleConfig
 from recsim_env.shoppers.bundles.population import BundleShopper, make_bundles
-from recsim_env.shoppers.market import CONTROL, MarketConfig, make_market
+from recsim_env.shoppers.drifting import make_market
+from recsim_env.shoppers.market import CONTROL, MarketConfig
 from recsim_env.simulator import SlateSimulator
 from recsim_env.testing import check_shopper
 

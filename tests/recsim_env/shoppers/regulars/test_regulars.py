@@ -13,7 +13,8 @@ from torch import Tensor
 
 from recsim_env import make_simulator
 from recsim_env.registration import PRESETS
-from recsim_env.shoppers.market import MarketConfig, make_market
+from recsim_env.shoppers.drifting import make_market
+from recsim_env.shoppers.market import MarketConfig
 from recsim_env.shoppers.profile import EVER, Profile
 from recsim_env.shoppers.regulars.behaviour import Behaviour, RegularsState
 from recsim_env.shoppers.regulars.config import REGULARS, RegularsConfig

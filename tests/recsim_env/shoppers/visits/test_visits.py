@@ -20,7 +20,8 @@ from recsim_env.logs import schema
 from recsim_env.logs.record import record
 from recsim_env.logs.sessions import Sessions
 from recsim_env.registration import PRESETS
-from recsim_env.shoppers.market import CONTROL, MARKET, MarketConfig, make_market
+from recsim_env.shoppers.drifting import make_market
+from recsim_env.shoppers.market import CONTROL, MARKET, MarketConfig
 from recsim_env.shoppers.visits.config import VISITS, VISITS_CONTROL, VisitsConfig
 from recsim_env.shoppers.visits.pages import CART, HOME, SEARCH, put_into
 from recsim_env.shoppers.visits.pairs import complements, met
