@@ -43,7 +43,7 @@ class DriftingMarket(MarketShopper):
     """The population of a market that moves by the calendar of the shop.
 
     An item that left, or did not enter yet, is no candidate. The observation is that of a
-    `MarketShopper`.
+    `MarketShopper`. With `new_items` the items that enter after the first day are its new ones.
 
     Args:
         device: `cpu` or `cuda`.
@@ -80,7 +80,9 @@ class DriftingMarket(MarketShopper):
             new_items = checked_new_items("new_items", new_items)
             self.drift = _entering(self.drift, new_items)
         super().__init__(device, slate_size, config=config, world=world, never_leave=never_leave)
-        self._check_supply(new_items)
+        entered = self._check_supply(new_items)
+        if new_items is not None:  # the simulator tells which these are
+            self.new_items = (entered > self.first_day).to(self.device)
         self.calendar = calendar_of(
             self.drift,
             self.world,
@@ -93,13 +95,16 @@ class DriftingMarket(MarketShopper):
         if self.calendar.available is not None:
             self.max_candidates = self.calendar.available.items.shape[1]
 
-    def _check_supply(self, new_items: NewItems | None) -> None:
-        """Raise ValueError where fewer items are there than a slate has positions."""
-        fewest = fewest_there(
-            *lives(self.drift, self.world, self.config.items, new_items), self.first_day
-        )
+    def _check_supply(self, new_items: NewItems | None) -> Tensor:
+        """Return the days (N,) on which items enter.
+
+        Raises:
+            ValueError: If fewer items are there on a day than a slate has positions.
+        """
+        entered, left = lives(self.drift, self.world, self.config.items, new_items)
+        fewest = fewest_there(entered, left, self.first_day)
         if fewest >= self.slate_size:
-            return
+            return entered
         name, value = ("new_items", new_items) if new_items is not None else ("drift", self.drift)
         raise ValueError(
             f"{name} is {checks.told(value)}, but that leaves {counted(fewest, 'item')} on a day, "

@@ -224,7 +224,7 @@ def test_a_seed_repeats_and_another_differs(rolled: Roll, folder: Path, log: Log
 
 
 def test_the_worst_error_is_told_with_and_without_what_a_season_moves() -> None:
-    table = [
+    table: list[dict[str, float | str]] = [
         {"what": "visits", "error": 0.03},
         {"what": closed_loop.SEASONAL, "error": 0.2},
         {"what": "item recency curve", "error": 0.08},
