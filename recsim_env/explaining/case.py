@@ -34,12 +34,12 @@ class Case:
 
     @property
     def shopper(self) -> Shopper[Any]:
-        """The shoppers' model."""
+        """The shoppers who answer the slates."""
         return self.simulator.acting
 
     @property
     def state(self) -> Any:
-        """The shoppers' hidden state."""
+        """The hidden state of the shoppers."""
         return self.simulator.hidden
 
     def title(self, item: int) -> str:
@@ -66,7 +66,7 @@ class World:
     rows: Tensor
     """(R,) int64, the row of each in the case."""
     state: Any
-    """Their hidden state."""
+    """The hidden state of these shoppers."""
     question: Question
     """What they are asked; tensors of their own."""
     dropped: Tensor | None = None
@@ -94,8 +94,8 @@ class World:
         Returns:
             The chance of each response, (R, K) float32, and the responses, (R, K) bool.
         """
-        for change in self._lasts.values():
-            change(self)
+        for last in self._lasts.values():
+            last(self)
         chance = torch.zeros(self.question.slates.shape, device=self.rows.device)
         clicks = torch.zeros_like(chance, dtype=torch.bool)
 

@@ -40,8 +40,13 @@ class Reason:
     clicked: bool
     """Whether there would have been a response without it, under the same noise."""
 
+    @property
+    def times(self) -> str:
+        """The factor as a person reads it: x0.6, x1.4, x12."""
+        return times(self.factor)
+
     def __str__(self) -> str:
-        return f"{self.name}: {times(self.factor)}"
+        return f"{self.name}: {self.times}"
 
 
 @dataclass(frozen=True)
@@ -115,16 +120,18 @@ class Explanation:
             bool(self.without_clicks[cause, position]),
         )
 
-    def lines(self, row: int, position: int, most: int = NAMED) -> list[str]:
-        """Say the strongest causes of a response, one a line; those hardly felt are left out."""
+    def felt(self, row: int, position: int, most: int = NAMED) -> list[Reason]:
+        """Return the strongest causes of a response, without those that are hardly felt."""
+        strongest = self.reasons(row, position, most)
+        return [reason for reason in strongest if not 1 / FELT < reason.factor < FELT]
+
+    def lines(self, row: int, position: int) -> list[str]:
+        """Say the strongest causes of a response, one a line."""
         clicked = bool(self.clicks[row, position])
-        lines = []
-        for reason in self.reasons(row, position, most):
-            if 1 / FELT < reason.factor < FELT:
-                break
-            turned = "" if reason.clicked == clicked else "; it decided"
-            lines.append(f"{reason}{turned}")
-        return lines
+        return [
+            f"{reason}" if reason.clicked == clicked else f"{reason}; it decided"
+            for reason in self.felt(row, position)
+        ]
 
     def __str__(self) -> str:
         """Say for every response of every shopper what moved it."""

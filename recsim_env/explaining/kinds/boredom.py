@@ -55,7 +55,9 @@ class Boredom(Kind):
         shopper, state = case.shopper, case.state
         held = market_of(shopper, state) if isinstance(shopper, WITH_MARKET) else state
         clicks = int(held.profile.clicked[row, key, EVER])
-        return f"{case.category(key)} met before, {counted(clicks, 'click')}"
+        return f"{case.category(key)} met before" + (
+            f" with {counted(clicks, 'click')}" if clicks else ""
+        )
 
 
 def _sated(case: Case) -> Tensor:

@@ -48,7 +48,7 @@ class InTheCart(Kind):
         return "in the cart"
 
     def item(self, case: Case, row: int, key: int) -> int:
-        """Return the item."""
+        """Return the item itself."""
         return key
 
 

@@ -37,5 +37,5 @@ class Habit(Kind):
         return category[found.rows] == found.keys.unsqueeze(1)
 
     def tell(self, case: Case, row: int, key: int) -> str:
-        """Name the category."""
+        """Name the category to a person."""
         return f"used to {case.category(key)}"

@@ -49,7 +49,7 @@ class CategoryInterest(Kind):
         held.interest = _less(held.interest, centre)
 
     def tell(self, case: Case, row: int, key: int) -> str:
-        """Name the category."""
+        """Name the category to a person."""
         return f"interest in {case.category(key)}"
 
 

@@ -58,8 +58,9 @@ class BoughtItem(Kind):
         stats = state.memory.stats(torch.full_like(one, row), one, state.day[row : row + 1])[0, 0]
         count = int(stats[COUNT])
         when = ago(int(stats[SINCE]))
-        return f"bought {when}" if count == 1 else f"bought {count} times, last {when}"
+        often = "twice" if count == 2 else f"{count} times"
+        return f"bought {when}" if count == 1 else f"bought {often}, last {when}"
 
     def item(self, case: Case, row: int, key: int) -> int:
-        """Return the item."""
+        """Return the item itself."""
         return key

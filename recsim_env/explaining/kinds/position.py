@@ -30,7 +30,7 @@ class Position(Kind):
         return isinstance(shopper, (ClosedMarket, RegularsShopper, SessionPopulation))
 
     def find(self, case: Case) -> Found:
-        """Find everybody."""
+        """Find every shopper there is."""
         return Found.ones(torch.ones_like(case.question.shown[:, 0]))
 
     def remove(self, world: World, keys: Tensor) -> None:
@@ -43,7 +43,7 @@ class Position(Kind):
         held.examination = held.examination.where(~hit, 1.0)
 
     def tell(self, case: Case, row: int, key: int) -> str:
-        """Name the position."""
+        """Name the position to a person."""
         return "at position {position}"
 
 

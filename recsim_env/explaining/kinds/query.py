@@ -23,7 +23,7 @@ class Query(Kind):
         return isinstance(shopper, (CartShopper, VisitsShopper))
 
     def find(self, case: Case) -> Found:
-        """Find who searches."""
+        """Find the shoppers who search."""
         return Found.ones(_held(case.shopper, case.state).scenario == SEARCH)
 
     def remove(self, world: World, keys: Tensor) -> None:

@@ -46,7 +46,7 @@ class Repetition(Kind):
         return "shown lately"
 
     def item(self, case: Case, row: int, key: int) -> int:
-        """Return the item."""
+        """Return the item itself."""
         return key
 
 

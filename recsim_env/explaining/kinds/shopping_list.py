@@ -41,5 +41,5 @@ class Listed(Kind):
         return "on the shopping list"
 
     def item(self, case: Case, row: int, key: int) -> int:
-        """Return the item."""
+        """Return the item itself."""
         return key

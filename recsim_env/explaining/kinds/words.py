@@ -29,7 +29,7 @@ class Words(Kind):
         return isinstance(shopper, LearnedShopper) and shopper.shop.model.config.use_text
 
     def find(self, case: Case) -> Found:
-        """Find everybody."""
+        """Find every shopper there is."""
         return Found.ones(torch.ones_like(case.question.shown[:, 0]))
 
     def remove(self, world: World, keys: Tensor) -> None:

@@ -40,7 +40,8 @@ def test_reasons_have_the_factor_of_the_chance() -> None:
     strongest, next_one = EXPLAINED.reasons(0, 0)
     assert strongest.cause == Cause("promotion", 4)
     assert strongest.factor == pytest.approx(0.3 / 0.1)
-    assert (strongest.probability, strongest.clicked) == (pytest.approx(0.1), False)
+    assert strongest.probability == pytest.approx(0.1)
+    assert not strongest.clicked
     assert next_one.factor == pytest.approx(0.3 / 0.5)
     assert EXPLAINED.reasons(0, 0, most=1) == [strongest]
     assert EXPLAINED.reasons(0, 2) == []

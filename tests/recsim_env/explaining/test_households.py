@@ -17,7 +17,7 @@ from recsim_env.explaining.kinds.promotion import placement_in_words
 from recsim_env.logs import schema
 from recsim_env.logs.complete_journey.sources import FACTS as COMPLETE_JOURNEY
 from recsim_env.registration import make_simulator
-from recsim_env.shoppers.household.population import load_shopper
+from recsim_env.shoppers.household.population import LearnedShopper, load_shopper
 from recsim_env.shoppers.household.starts import lived_through
 from recsim_env.simulator import SlateSimulator
 from tests.support.fake_log import FACTS, write_shop
@@ -105,7 +105,8 @@ def test_visits_of_the_episode_are_played_again(folder: Path) -> None:
     simulator.step(favourites(simulator))
     state, shopper = simulator.hidden, simulator.shopper
     past = visits_before(Case(simulator, simulator.question(favourites(simulator))))
-    shop = shopper.shop  # type: ignore[attr-defined]
+    assert isinstance(shopper, LearnedShopper)
+    shop = shopper.shop
     memory, caches = lived_through(past, shop.keys, [(m.model, m.vectors) for m in shop.members])
     assert torch.allclose(memory.table, state.memory.table, atol=1e-4)
     assert torch.allclose(caches[0].state, state.caches[0].state, atol=1e-5)
@@ -138,25 +139,22 @@ def test_each_promotion_moves_its_own_item_alone(folder: Path) -> None:
         else:
             ratio = explained.probability[row] / explained.without_probability[at]
             assert ratio.tolist() == pytest.approx([1.0, 0.9, 0.8, 0.7, 0.6, 0.5])
-    both = [[cause for cause in explained.causes if cause.kind == "promotion"]] * 3
-    probability, _ = without(simulator, slates, both)
-    nowhere = torch.full_like(
-        simulator.hidden.row, len(simulator.shopper.shop.promotions.placement) - 1
-    )  # type: ignore[attr-defined]
-    simulator.hidden.row = nowhere  # a store that promotes nothing
-    for row in range(3):
-        mine = [
-            c.key
-            for c, r in zip(explained.causes, explained.rows.tolist(), strict=True)
-            if r == row
-        ]
-        assert set(slates[row].tolist()) == {key for key in mine if key} | (
-            {0} & set(slates[row].tolist())
-        )
-    case = Case(simulator, simulator.question(slates))
-    question = case.question
-    shown = torch.ones_like(question.shown)
-    response = simulator.shopper.respond(simulator.hidden, slates, shown, question.draws)
+
+    # all of them together: a store that promotes nothing
+    promotions = [
+        (row, cause)
+        for row, cause in zip(explained.rows.tolist(), explained.causes, strict=True)
+        if cause.kind == "promotion"
+    ]
+    taken = [[cause for row, cause in promotions if row == shopper] for shopper in range(3)]
+    assert [{cause.key for cause in some} for some in taken] == [set(s) for s in slates.tolist()]
+    probability, _ = without(simulator, slates, taken)
+    shopper = simulator.shopper
+    assert isinstance(shopper, LearnedShopper)
+    state = simulator.hidden
+    state.row = torch.full_like(state.row, len(shopper.shop.promotions.placement) - 1)
+    question = simulator.question(slates)
+    response = shopper.respond(state, slates, torch.ones_like(question.shown), question.draws)
     assert torch.allclose(response.probability, probability, atol=1e-6)
 
 
