@@ -6,29 +6,38 @@ import polars as pl
 import pytest
 import torch
 
-from benchmarks.shopper.stress import AGENTS, BOTS, CLEAN, SCORES, SHILLING, report, stressed
+from benchmarks.shopper.stress import (
+    ACCOUNTS,
+    AGENTS,
+    BOTS,
+    CLEAN,
+    SCORES,
+    SHILLING,
+    report,
+    stressed,
+)
 from recsim_env.catalog import Catalog
 from recsim_env.logs.sessions import Sessions
 
 CATALOG = Catalog.synthetic(12, 3, 4, torch.Generator().manual_seed(0))
-ACCOUNTS, STEPS, POSITIONS = 200, 5, 4
+PEOPLE, STEPS, POSITIONS = 200, 5, 4
 
 
 def log() -> Sessions:
     """Accounts that click the first position of each slate; the last position is empty."""
     generator = torch.Generator().manual_seed(1)
-    slates = torch.randint(0, 12, (ACCOUNTS, STEPS, POSITIONS), generator=generator)
+    slates = torch.randint(0, 12, (PEOPLE, STEPS, POSITIONS), generator=generator)
     slates[:, :, -1] = -1
     clicks = torch.zeros(slates.shape, dtype=torch.bool)
     clicks[:, :, 0] = True
     return Sessions(
         slates=slates,
         clicks=clicks,
-        length=torch.full((ACCOUNTS,), STEPS),
-        left=torch.ones(ACCOUNTS, dtype=torch.bool),
-        propensity=torch.full((ACCOUNTS, STEPS), torch.nan),
-        policy=torch.full((ACCOUNTS, STEPS), -1),
-        declared=torch.zeros(ACCOUNTS, 0),
+        length=torch.full((PEOPLE,), STEPS),
+        left=torch.ones(PEOPLE, dtype=torch.bool),
+        propensity=torch.full((PEOPLE, STEPS), torch.nan),
+        policy=torch.full((PEOPLE, STEPS), -1),
+        declared=torch.zeros(PEOPLE, 0),
         policies=(),
     )
 
@@ -38,7 +47,7 @@ def test_as_many_accounts_shill_as_asked_and_click_one_category_alone(share: flo
     clean = log()
     pushed = stressed(clean, CATALOG, SHILLING, share, rate=0.3, category=1)
     changed = (pushed.clicks != clean.clicks).flatten(1).any(dim=1)
-    assert int(changed.sum()) == round(share * ACCOUNTS)
+    assert int(changed.sum()) == round(share * PEOPLE)
     of_category = CATALOG.category[clean.slates.clamp(min=0)] == 1
     assert torch.equal(pushed.clicks[changed], (of_category & (clean.slates >= 0))[changed])
     assert torch.equal(pushed.slates, clean.slates)
@@ -47,13 +56,22 @@ def test_as_many_accounts_shill_as_asked_and_click_one_category_alone(share: flo
 def test_bots_click_anything_with_one_chance_and_nothing_that_is_not_there() -> None:
     clean = log()
     noisy = stressed(clean, CATALOG, BOTS, 0.5, rate=0.3, category=1)
-    chosen = clean.held_out(0.5, seed=1)
+    chosen = clean.held_out(0.5, seed=ACCOUNTS)
     assert torch.equal(noisy.clicks[~chosen], clean.clicks[~chosen])
     assert not noisy.clicks[:, :, -1].any()
     rates = noisy.clicks[chosen][:, :, :-1].float().mean(dim=(0, 1))
     assert rates.tolist() == pytest.approx([0.3] * 3, abs=0.07)  # 500 clicks: 3.4 sd
     again = stressed(clean, CATALOG, BOTS, 0.5, rate=0.3, category=1)
     assert torch.equal(noisy.clicks, again.clicks)
+
+
+def test_those_who_tell_a_fit_when_to_stop_are_stressed_as_often_as_all_others() -> None:
+    clean = log()
+    pushed = stressed(clean, CATALOG, SHILLING, 0.5, rate=0.3, category=1)
+    changed = (pushed.clicks != clean.clicks).flatten(1).any(dim=1)
+    for seed in (0, 1):  # the seeds of `fit_session`
+        held = clean.held_out(0.5, seed=seed)
+        assert 0.35 < float(changed[held].float().mean()) < 0.65
 
 
 def test_a_clean_log_stays_as_it_is() -> None:
