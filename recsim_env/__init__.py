@@ -39,6 +39,7 @@ from recsim_env.simulator import SlateSimulator
 from recsim_env.vector import SlateVectorEnv
 
 if TYPE_CHECKING:
+    from recsim_env.explaining import explain
     from recsim_env.fitting import FitConfig, Fitted, fit
     from recsim_env.logs.report import LogReport, check_log
 
@@ -124,6 +125,7 @@ __all__ = [
     "SlateVectorEnv",
     "__version__",
     "check_log",
+    "explain",
     "fit",
     "make_simulator",
     "register",
@@ -133,6 +135,7 @@ __all__ = [
 _LATER = {
     "FitConfig": "recsim_env.fitting",
     "Fitted": "recsim_env.fitting",
+    "explain": "recsim_env.explaining",
     "fit": "recsim_env.fitting",
     "LogReport": "recsim_env.logs.report",
     "check_log": "recsim_env.logs.report",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import gymnasium
 import numpy as np
@@ -17,6 +17,9 @@ from recsim_env.registration import EnvConfig, as_simulator
 from recsim_env.rendering import RENDER_MODES, Frame, Scene, arrival, draw, visit
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation, to_numpy
+
+if TYPE_CHECKING:
+    from recsim_env.explaining import Explanation
 
 LARGEST = 2**63 - 1
 """The largest seed, and the largest number of steps: what 64 bits hold."""
@@ -49,18 +52,23 @@ def checked_render_mode(render_mode: Any) -> str | None:
     return render_mode
 
 
-def checked_render_hidden(render_hidden: Any, render_mode: str | None) -> bool:
-    """Return whether frames show what agents must not see.
+def checked_render_flag(name: str, flag: Any, render_mode: str | None) -> bool:
+    """Return whether frames show more than usual.
+
+    Args:
+        name: What messages call the flag.
+        flag: The flag.
+        render_mode: How frames are drawn; None means not at all.
 
     Raises:
         ValueError: If it is no bool, or if it is asked for where no frame is drawn.
     """
-    if checks.flag("render_hidden", render_hidden) and render_mode is None:
+    if checks.flag(name, flag) and render_mode is None:
         raise ValueError(
-            "render_hidden is True, but render_mode is None, so nothing is drawn; it must be one "
+            f"{name} is True, but render_mode is None, so nothing is drawn; it must be one "
             f"of {list(RENDER_MODES)}."
         )
-    return bool(render_hidden)
+    return bool(flag)
 
 
 class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
@@ -122,6 +130,8 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
         render_mode: `ansi` for a text, `rgb_array` for a picture (H, W, 3) uint8, None for neither.
         render_hidden: Whether frames show what agents must not see, such as hidden traits; needs a
             `render_mode`.
+        render_explained: Whether frames show what moved each response (`recsim_env.explain`), which
+            agents must not see either; needs a `render_mode`, and takes some seconds to import.
         options: What `make_simulator` takes: `device`, fields of `EnvConfig`, options of the
             shopper.
 
@@ -150,10 +160,14 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
         *,
         render_mode: str | None = None,
         render_hidden: bool = False,
+        render_explained: bool = False,
         **options: Any,
     ) -> None:
         self.render_mode = checked_render_mode(render_mode)
-        self.render_hidden = checked_render_hidden(render_hidden, render_mode)
+        self.render_hidden = checked_render_flag("render_hidden", render_hidden, render_mode)
+        self.render_explained = checked_render_flag(
+            "render_explained", render_explained, render_mode
+        )
         self.simulator = as_simulator(simulator, options)
         self.observation_space = self.simulator.observation_space
         self.action_space = self.simulator.action_space
@@ -182,7 +196,7 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
             observation = self.simulator.reset(seeds)
         self._started = True
         if self.render_mode is not None:
-            self._scene = arrival(self.simulator, 0, hidden=self.render_hidden)
+            self._scene = self._arrival()
         return _single(observation), {}
 
     @torch.inference_mode()
@@ -194,14 +208,11 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
         items = checked_items(action, self.simulator, (), "action")
         slates = torch.from_numpy(items).unsqueeze(0).to(self.simulator.device)
         self.simulator.check(slates, name="action", single=True)
-        before = (
-            arrival(self.simulator, 0, hidden=self.render_hidden)
-            if self.render_mode is not None
-            else None
-        )
+        before = self._arrival() if self.render_mode is not None else None
+        explanation = self._explanation(slates) if self.render_explained else None
         outcome = self.simulator.advance(slates)
         if before is not None:
-            self._scene = visit(self.simulator, 0, before, slates, outcome)
+            self._scene = visit(self.simulator, 0, before, slates, outcome, explanation)
         info = {name: value.item() for name, value in outcome.info.items()}
         observation = _single(self.simulator.observe())
         return (
@@ -224,6 +235,16 @@ class SlateEnv(gymnasium.Env[dict[str, Any], NDArray[np.integer[Any]]]):
         check_started(self._started)
         assert self._scene is not None
         return draw(self._scene, self.render_mode)
+
+    def _arrival(self) -> Scene:
+        return arrival(
+            self.simulator, 0, hidden=self.render_hidden, explained=self.render_explained
+        )
+
+    def _explanation(self, slates: torch.Tensor) -> Explanation:
+        from recsim_env.explaining import explain  # it imports every family of shoppers
+
+        return explain(self.simulator, slates)
 
 
 def _single(observation: Observation) -> dict[str, NDArray[Any]]:

@@ -23,7 +23,7 @@ from recsim_env.rewards import Objectives, Reward, RewardInputs, as_reward, chec
 from recsim_env.rewards.inputs import catalog_tables
 from recsim_env.rewards.objectives import checked_objectives
 from recsim_env.shoppers import cold, promises
-from recsim_env.shoppers.base import HIDDEN, Description, Past, Shopper, is_bundle, name_of
+from recsim_env.shoppers.base import HIDDEN, Description, Past, S, Shopper, is_bundle, name_of
 from recsim_env.tensors import among, copied, first_places, looked_up, shared
 from recsim_env.trees import Flat
 from recsim_env.types import MAX_DAYS, Observation, Outcome, Response, Step
@@ -33,6 +33,35 @@ MOST_POSITIONS = 1000
 bounded."""
 LONGEST_HISTORY = 1000
 """Slates that a shop can remember at most."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What B shoppers are asked at a visit.
+
+    Shapes: B shoppers, K positions, V draws of a visit.
+    """
+
+    slates: Tensor
+    """(B, K) int64, top position first."""
+    shown: Tensor
+    """(B, K) bool, False for a repeated item and for what is no candidate."""
+    draws: Tensor
+    """(B, V) float32, uniform in [0, 1)."""
+    discount: Tensor | None
+    """(B,) float32 of bundles, None of other slates."""
+
+    def rows(self, rows: Tensor) -> Question:
+        """Return what the shoppers of some rows (R,) are asked, in that order."""
+        discount = None if self.discount is None else self.discount[rows]
+        return Question(self.slates[rows], self.shown[rows], self.draws[rows], discount)
+
+    def answer(self, shopper: Shopper[S], state: S) -> Response:
+        """Ask the shoppers, whose `state` is moved in place to the next visit."""
+        asked = (state, self.slates, self.shown, self.draws)
+        if self.discount is None:
+            return shopper.respond(*asked)
+        return shopper.respond_to_offer(*asked, self.discount)
 
 
 @dataclass(frozen=True)
@@ -189,7 +218,7 @@ class SlateSimulator:
         acting = self._acting(checks.flag("staying", staying))
         episodes = self._new_episodes(seeds.clone(), torch.zeros_like(seeds))
         with torch.no_grad():
-            shoppers = self._new_shoppers(episodes)
+            shoppers = self.arrivals(episodes)
             past = self._past(shoppers, episodes.newcomer)
             beliefs = self._new_beliefs(shoppers, past)
             episodes = self._remembering(episodes, past)
@@ -237,6 +266,11 @@ class SlateSimulator:
     def shopper(self) -> Shopper[Any]:
         """The shopper as it was handed in."""
         return self._lent
+
+    @property
+    def acting(self) -> Shopper[Any]:
+        """The shopper who answers: as it was handed in, or the same where nobody leaves."""
+        return self._shopper
 
     # What the faces are built from: check, advance, restart, observe.
 
@@ -364,6 +398,21 @@ class SlateSimulator:
             items = slates[:, : self.slate_size]
             _raise_hidden(name, items, ~self._shown(items) & watched.unsqueeze(1), single)
 
+    def question(self, slates: Tensor) -> Question:
+        """Return what the shoppers are asked when they are shown slates at this visit.
+
+        Args:
+            slates: (B, K) int64, top position first, or (B, K + 1) of bundles, as for `advance`.
+
+        Raises:
+            ResetNeeded: Before `reset`.
+        """
+        episodes, levels = self.episodes, slates[:, self.slate_size :]
+        slates = slates[:, : self.slate_size]
+        shown, slates = self._shown(slates), slates.clamp(min=0)
+        draws = noise.uniform(episodes.key, episodes.visit + 1, self.shopper.visit_draws)
+        return Question(slates, shown, draws, self._offered(levels, shown))
+
     @torch.no_grad()
     def advance(self, slates: Tensor) -> Outcome:
         """Do what `step` does, without its checks and without an observation of the next visit.
@@ -374,18 +423,11 @@ class SlateSimulator:
         Args:
             slates: (B, K) int64, top position first, or (B, K + 1) of bundles.
         """
-        episodes, levels = self.episodes, slates[:, self.slate_size :]
-        slates = slates[:, : self.slate_size]
-        shown, slates = self._shown(slates), slates.clamp(min=0)
-        discount = self._offered(levels, shown)
+        episodes, question = self.episodes, self.question(slates)
+        slates, shown, discount = question.slates, question.shown, question.discount
 
         # the shoppers answer, and the shop learns from it
-        draws = noise.uniform(episodes.key, episodes.visit + 1, self.shopper.visit_draws)
-        asked = (self._shoppers, slates, shown, draws)
-        if discount is None:
-            response = self._shopper.respond(*asked)
-        else:
-            response = self._shopper.respond_to_offer(*asked, discount)
+        response = question.answer(self._shopper, self._shoppers)
         if self._held("respond"):
             promises.check_response(
                 self.shopper, response, shown, ~episodes.ended, numbers=self._looked_at("respond")
@@ -460,7 +502,7 @@ class SlateSimulator:
         seed = old.seed[rows] if seeds is None else seeds
         number = old.number[rows] + 1 if seeds is None else torch.zeros_like(rows)
         fresh = self._new_episodes(seed, number)
-        shoppers = self._new_shoppers(fresh)
+        shoppers = self.arrivals(fresh)
         past = self._past(shoppers, fresh.newcomer)
         fresh = self._remembering(fresh, past)
         trees.put(self._shoppers, rows, shoppers)
@@ -581,7 +623,7 @@ class SlateSimulator:
         like = self._new_episodes(
             torch.zeros_like(seed, device=self.device), torch.zeros_like(seed, device=self.device)
         )
-        shoppers = self._new_shoppers(like)
+        shoppers = self.arrivals(like)
         template = self._whole(like, shoppers, self._new_beliefs(shoppers, None)) | {
             "staying": False
         }
@@ -710,7 +752,8 @@ class SlateSimulator:
             else torch.zeros(batch, dtype=torch.bool, device=self.device),
         )
 
-    def _new_shoppers(self, episodes: Episodes) -> Any:
+    def arrivals(self, episodes: Episodes) -> Any:
+        """Return the shoppers of some episodes as they come, newcomers among them."""
         draws = noise.uniform(episodes.key, 0, self.shopper.start_draws)
         found = self.shopper.start(draws)
         if self.newcomers > 0 and len(rows := episodes.newcomer.nonzero().squeeze(1)):

@@ -26,7 +26,7 @@ from recsim_env.env import (
     check_options,
     check_started,
     checked_items,
-    checked_render_hidden,
+    checked_render_flag,
     checked_render_mode,
     checked_seeds,
     drawn_seeds,
@@ -110,7 +110,7 @@ class SlateVectorEnv(VectorEnv[dict[str, Array], Array, Array]):
         self.autoreset_mode = _checked_mode(autoreset_mode)
         self.max_episode_steps = _checked_limit(max_episode_steps)
         self.render_mode = checked_render_mode(render_mode)
-        self.render_hidden = checked_render_hidden(render_hidden, render_mode)
+        self.render_hidden = checked_render_flag("render_hidden", render_hidden, render_mode)
         self.metadata = {**type(self).metadata, "autoreset_mode": self.autoreset_mode}  # type: ignore[misc]
         self.simulator = as_simulator(simulator, options)
         self.single_observation_space = self.simulator.observation_space

@@ -86,6 +86,7 @@ DOORS: list[tuple[str, list[Any], Callable[..., object]]] = [
     ("strict", [*ODD, None, 0, 1], lambda **o: gymnasium.make(ID, **o)),
     ("render_mode", [*ODD, 5, True], lambda **o: gymnasium.make(ID, **o)),
     ("render_hidden", [*ODD, None, 0, 1], lambda **o: gymnasium.make(ID, **o)),
+    ("render_explained", [*ODD, None, 0, 1], lambda **o: gymnasium.make(ID, **o)),
     ("simulator", [*ODD, None, 5], SlateEnv),
     ("num_envs", WHOLE, lambda **o: gymnasium.make_vec(ID, **o)),
     ("output", [*ODD, None, 0], lambda **o: gymnasium.make_vec(ID, **o)),

@@ -80,6 +80,8 @@ model = AutoModel.from_pretrained("path/to/this/folder")
 ## Use and limits
 
 {LIMITS}
+`recsim_env.explain(simulator, slates)` tells what moved each response of these users, exactly, and
+nothing of what would move people.
 
 ## Data
 

@@ -40,6 +40,7 @@ EXPLAINED = {
     "Members": "Clicks of a user in the simulator of each member of the ensemble.",
 }
 """What the tables mean, by the beginning of their titles."""
+EXPLAIN = "In the simulator, recsim_env.explain(simulator, slates) tells what moved each response."
 
 
 def write_report(findings: Findings, folder: Path | str, *, title: str = "Simulator") -> list[Path]:
@@ -172,7 +173,7 @@ def as_markdown(findings: Findings, title: str) -> str:
         lines += [f"| {' | '.join(map(_cell, row))} |" for row in rows]
     if findings.visits:
         lines += ["", "## Sampled slates", "", "Clicked items are **bold**; the predicted chance"]
-        lines += ["of a click stands behind each item.", ""]
+        lines += [f"of a click stands behind each item. {EXPLAIN}", ""]
     for visit in findings.visits:
         lines += [f"- {_cell(_heading(visit))}"]
         for place, item in enumerate(visit.items, 1):
@@ -275,7 +276,7 @@ def as_html(findings: Findings, title: str) -> str:
     if findings.visits:
         parts.append(
             "<h2>Sampled slates</h2><p>Held-out slates, top first. Clicked items are framed; the "
-            "bar and the number are the predicted chance of a click.</p>"
+            f"bar and the number are the predicted chance of a click. {escape(EXPLAIN)}</p>"
         )
         parts.append(f'<div class="slates">{"".join(map(_slate, findings.visits))}</div>')
     return (

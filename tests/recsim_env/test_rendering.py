@@ -20,12 +20,13 @@ from recsim_env.rendering import (
     Card,
     Ending,
     Scene,
-    _card,
+    Why,
     arrival,
     as_picture,
     as_text,
     draw,
 )
+from recsim_env.rendering.scene import _card
 from recsim_env.shoppers.base import ago, counted
 from recsim_env.vector import SlateVectorEnv
 from tests.support.toys import toy_simulator
@@ -304,3 +305,36 @@ def test_gymnasium_can_record_frames() -> None:
     frames = env.render()
     assert isinstance(frames, list)
     assert len({np.asarray(frame).shape for frame in frames}) == 1
+
+
+def test_what_moved_a_response_stands_under_it_and_in_its_card() -> None:
+    why = (
+        Why("on the front page", "x1.4", raised=True),
+        Why("at position 2", "x0.6", raised=False),
+    )
+    cards = (dataclasses.replace(SCENE.cards[0], reasons=why), *SCENE.cards[1:])
+    explained = dataclasses.replace(SCENE, cards=cards, explained=True)
+    lines = as_text(explained).splitlines()
+    assert lines[4:6] == ["        on the front page: x1.4", "        at position 2: x0.6"]
+    assert len(lines) == len(as_text(SCENE).splitlines()) + 2
+    plain, room = as_picture(SCENE), as_picture(dataclasses.replace(SCENE, explained=True))
+    picture = as_picture(explained)
+    assert picture.shape == room.shape
+    assert picture.shape[0] > plain.shape[0]
+    assert coloured(picture, GREEN) > coloured(room, GREEN)
+
+
+def test_explaining_frames_changes_no_episode() -> None:
+    def play(**options: Any) -> tuple[str, list[float]]:
+        env = SlateEnv("recsim_env/Market-v0", device="cpu", render_mode="ansi", **options)
+        env.reset(seed=0)
+        rewards = [env.step(np.arange(10) * 7)[1] for _ in range(3)]
+        return str(env.render()), rewards
+
+    told, rewards = play(render_explained=True)
+    plain, expected = play()
+    assert rewards == expected
+    assert "shown lately: x0." in told
+    assert [line for line in told.splitlines() if ": x" not in line] == plain.splitlines()
+    with pytest.raises(ValueError, match="render_explained is True, but render_mode is None"):
+        SlateEnv("recsim_env/Market-v0", device="cpu", render_explained=True)

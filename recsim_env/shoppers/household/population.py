@@ -29,6 +29,7 @@ from recsim_env.shoppers.base import Description, Shopper, ago
 from recsim_env.shoppers.gaps import back_by, sample_gap
 from recsim_env.shoppers.household.features import repeat_bucket
 from recsim_env.shoppers.household.memory import COUNT, SINCE, Context, Tally, loyalty_card, packed
+from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.household.new_items import PROPOSALS
 from recsim_env.shoppers.household.portraits import DROPOUT, PORTRAIT, read_portraits
 from recsim_env.shoppers.household.shop import MIN_CANDIDATES, Shop, load_shop
@@ -128,8 +129,8 @@ class LearnedShopper(Shopper[LearnedState]):
     comes to the store on the day on which its episode starts, and the models begin with the state
     of a household that never came before. The log starts on 1 January 2017 in the middle of most
     households' lives, so that its own first visits are none of newcomers. A new item (`new_items`)
-    is answered as the models answer items of which training held nothing: from text, category and
-    promotion. Its popularity comes from the log and stays 0.
+    is answered by the cold heads of the models (`cold_head`) until the shopper buys it, and without
+    a row of its own from then on. The shop is told no popularity of it.
 
     Whatever a shopper does has the mean probability of the shop's members (new items: their mean
     rate). With `options.pessimism` b, a response to the slate has their mean less b of their
@@ -414,13 +415,37 @@ class LearnedShopper(Shopper[LearnedState]):
             placement = placement.where(columns < self.slate_size, 0)
         stats = state.memory.stats(rows, items, state.day[rows])
         item_context = looked_up(promotions.item_context.flatten(0, 1), state.week[rows] * n + at)
+        met = None  # a new item is one that nobody knows until the shopper bought it
+        if self.new_items is not None:
+            met = (stats[..., 0, COUNT] > 0) | ~looked_up(self.new_items, at)
         chances = []
         for member, own in zip(self.shop.members, shoppers, strict=True):
             head, of_item = member.model.slate_head, looked_up(member.item_parts, at)
             with mixed(self.device, self.options.precision):
                 logits = head(looked_up(own, rows), of_item, stats, item_context, placement)
-            chances.append(torch.sigmoid(member.model.calibrated(logits.float())))
+            logits = member.model.calibrated(logits.float())
+            if met is not None and member.model.config.use_cold_head:
+                unmet = self._unmet(member.model, state, rows, at, stats, placement)
+                logits = logits.where(met, unmet)
+            chances.append(torch.sigmoid(logits))
         return agreed(chances, self._deviations[columns])
+
+    def _unmet(
+        self,
+        model: SlateShopper,
+        state: LearnedState,
+        rows: Tensor,
+        items: Tensor,
+        stats: Tensor,
+        placement: Tensor,
+    ) -> Tensor:
+        """Compute the calibrated logits (P,) of items that nobody knows; else as `_chances`."""
+        assert self.shop.prospects is not None
+        week = state.week[rows].clamp(max=len(self.shop.prospects) - 1)
+        expected = looked_up(self.shop.prospects.flatten(0, 1), week * len(self.catalog) + items)
+        context = looked_up(state.context(), rows)
+        logits: Tensor = model.cold_head(context, stats, expected, placement, items)
+        return model.calibrated(logits, torch.zeros_like(logits))
 
     def _new_items(
         self, state: LearnedState, inside: list[Tensor], slates: Tensor, draws: Tensor

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -66,6 +66,13 @@ class StorePromotions:
         context[at] = torch.stack([popular, floats(popularity, "discount")], dim=1)
         of_week = context.view(weeks, n_items, ITEM_CONTEXT)
         return cls(torch.from_numpy(placement).view(pairs + 1, n_items), store_week, of_week)
+
+    def expecting(self, context: Tensor, new: Tensor) -> StorePromotions:
+        """Replace what is known of new items (N,) bool by what is expected of them.
+
+        Shapes: context (weeks, N, ITEM_CONTEXT).
+        """
+        return replace(self, item_context=context.where(new.unsqueeze(1), self.item_context))
 
     def to(self, device: torch.device) -> StorePromotions:
         """Copy to a device."""

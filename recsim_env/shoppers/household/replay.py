@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 import torch
@@ -170,6 +170,36 @@ class Past:
         visit, place = _ragged(size[at])
         bought = items[starts[at][visit] + place]
         return cls(number, who, day[at], since[at], bought, size[at].cumsum(0) - size[at], size[at])
+
+    def followed_by(self, later: Past) -> Past:
+        """Join these visits with later ones of the same S shoppers."""
+        who = torch.cat([self.who, later.who])
+        at = who.argsort(stable=True)
+        size = torch.cat([self.size, later.size])[at]
+        starts = torch.cat([self.starts, later.starts + len(self.items)])[at]
+        visit, place = _ragged(size)
+        items = torch.cat([self.items, later.items])[starts[visit] + place]
+        day, since = torch.cat([self.day, later.day])[at], torch.cat([self.since, later.since])[at]
+        number = self.number + later.number
+        return Past(number, who[at], day, since, items, size.cumsum(0) - size, size)
+
+    def of_known(self, known: Tensor) -> Past:
+        """Keep the visits of shoppers who are known, (S,) bool; the others made none."""
+        first = self.number.cumsum(0) - self.number
+        rest = (self.day, self.since, self.items, self.starts, self.size)
+        return self._chosen(self.number * known, first, *rest)
+
+    def without(self, dropped: Tensor) -> Past:
+        """Take items out of the baskets, as if they had never been bought; the visits stay.
+
+        Args:
+            dropped: (S, N) bool, which items of which shopper
+        """
+        visit = torch.repeat_interleave(torch.arange(len(self.size)), self.size)
+        kept = ~dropped[self.who[visit], self.items]
+        size = torch.bincount(visit[kept], minlength=len(self.size))
+        starts = size.cumsum(0) - size
+        return replace(self, items=self.items[kept], starts=starts, size=size)
 
     def _rounds(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield who makes another visit, and which of the P it is, (R,) each; round by round."""

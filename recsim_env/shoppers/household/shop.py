@@ -18,11 +18,13 @@ from recsim_env.logs.schema import read_baskets, read_popularity, read_promotion
 from recsim_env.shoppers import cold
 from recsim_env.shoppers.encoder import Block
 from recsim_env.shoppers.gaps import GapHead
+from recsim_env.shoppers.household.features import ITEM_CONTEXT
 from recsim_env.shoppers.household.memory import Keys
 from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.household.new_items import Envelope, Peaks
 from recsim_env.shoppers.household.peaks import PEAKS, SHOP_FILES, read_peaks, table_digest
 from recsim_env.shoppers.household.promotions import StorePromotions, candidate_tables
+from recsim_env.shoppers.household.prospects import prospects
 from recsim_env.shoppers.household.replay import ints
 from recsim_env.shoppers.household.slate_head import SlateHead
 from recsim_env.shoppers.household.starts import Starts, start_states
@@ -72,6 +74,7 @@ class Shop:
         week_of_day: (days,) int64
         starts: the shoppers at the start of an episode
         new: (N,) bool the items that are new, None where none is
+        prospects: (weeks, N, PROSPECT) what is expected of them, likewise
     """
 
     catalog: Catalog
@@ -85,6 +88,7 @@ class Shop:
     week_of_day: Tensor
     starts: Starts
     new: Tensor | None = None
+    prospects: Tensor | None = None
 
     @property
     def model(self) -> SlateShopper:
@@ -194,6 +198,11 @@ def _opened(
     starts = start_states(
         models, keys, promotions, baskets, holdout, enough, population, start_days, new
     )
+    expected = None
+    if new is not None:
+        mailers = models[0].config.log_facts.placements[1]
+        expected = prospects(catalog, promotions, mailers, new)
+        promotions = promotions.expecting(expected[..., :ITEM_CONTEXT], new)
     promotions = promotions.to(device)
 
     # The upper bound of the rates of new items needs all start states, or their peaks.
@@ -221,6 +230,7 @@ def _opened(
         week_of_day=calendar(baskets).to(device),
         starts=starts,
         new=None if new is None else new.to(device),
+        prospects=None if expected is None else expected.to(device),
     )
 
 

@@ -14,6 +14,7 @@ import polars as pl
 import torch
 from torch import Tensor
 
+from recsim_env.shoppers.encoder import Cache
 from recsim_env.shoppers.household.features import visit_context
 from recsim_env.shoppers.household.memory import RHYTHM, Keys, Memory
 from recsim_env.shoppers.household.model import SlateShopper
@@ -91,6 +92,10 @@ class Starts:
             portrait=torch.zeros_like(known.portrait[who]),
         )
 
+    def past(self, who: Tensor) -> Past:
+        """Return the visits of shoppers who (B,) int64 before their episodes, on the CPU."""
+        return self._past.only(who.cpu())
+
     def to(self, device: torch.device) -> Starts:
         """Copy everything to a device; every shopper is replayed first."""
         if device == self.shopper.device:
@@ -118,18 +123,30 @@ class Starts:
 
     def _replayed(self, rows: Tensor) -> LearnedState:
         """Replay shoppers rows (R,) up to the first visit of their episodes."""
-        past, state = self._past.only(rows), pick(self._state, rows)
-        state.memory, rhythm = past.remembered(state.memory.keys, REMEMBERED)
-        context = visit_context(rhythm, past.day, past.since)
-        tokens = [
-            model.tokens(model.items(), past.items, past.size, context) for model in self._models
-        ]
-        state.caches = [
-            model.prefill(t, past.day, past.number)
-            for model, t in zip(self._models, tokens, strict=True)
-        ]
+        state, models = pick(self._state, rows), [(model, model.items()) for model in self._models]
+        state.memory, state.caches = lived_through(self._past.only(rows), state.memory.keys, models)
         state.rhythm = state.memory.tally(state.day)
         return state
+
+
+def lived_through(
+    past: Past, keys: Keys, models: Sequence[tuple[SlateShopper, Tensor]]
+) -> tuple[Memory, list[Cache]]:
+    """Return the memory of S shoppers after their visits, and each model's encoding of them.
+
+    Args:
+        past: the visits, on the CPU
+        keys: the counters of the items, on the CPU
+        models: each with its item vectors (N, D), on the device of the caches
+    """
+    memory, rhythm = past.remembered(keys, REMEMBERED)
+    context, caches = visit_context(rhythm, past.day, past.since), []
+    for model, vectors in models:
+        there = vectors.device
+        bought = (past.items.to(there), past.size.to(there), context.to(there))
+        token = model.tokens(vectors, *bought)
+        caches.append(model.prefill(token, past.day.to(there), past.number.to(there)))
+    return memory, caches
 
 
 def start_states(
