@@ -55,7 +55,9 @@ def favourites(simulator: SlateSimulator) -> Tensor:
         strict=True,
     ):
         there = set(offered.tolist())
-        mine = [i for i in bought[counts.argsort(descending=True)].tolist() if i in there]
+        mine = [
+            i for i in bought[counts.argsort(descending=True)].tolist() if i >= 0 and i in there
+        ]
         slates.append((mine[:3] + [i for i in offered.tolist() if i not in mine])[:K])
     return torch.tensor(slates)
 
@@ -96,8 +98,9 @@ def test_an_item_that_was_never_bought_is_one_that_the_log_does_not_have(
         )
 
 
-def test_visits_of_the_episode_are_played_again(folder: Path) -> None:
-    simulator = opened(folder)
+@pytest.mark.parametrize("newcomers", [0.0, 0.5])
+def test_visits_of_the_episode_are_played_again(folder: Path, newcomers: float) -> None:
+    simulator = SlateSimulator(opened(folder).shopper, {"clicks": 1.0}, newcomers=newcomers)
     simulator.reset(torch.arange(4), staying=True)
     for _ in range(5):
         simulator.step(favourites(simulator))

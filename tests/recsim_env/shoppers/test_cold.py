@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from agents.places.exploring import Exploration, before_new_items, play_log
 from policies.heuristics import Uniform
 from recsim_env.registration import EnvConfig, make_simulator
 from recsim_env.shoppers import cold
+from recsim_env.shoppers.household.features import ITEM_CONTEXT
 from recsim_env.shoppers.household.population import load_shopper
 from recsim_env.shoppers.household.states import REMEMBERED
 from recsim_env.shoppers.regulars.config import RegularsConfig
@@ -294,8 +296,38 @@ def test_households_answer_a_new_item_without_its_row(journey: Path) -> None:
     assert not bool(known[new].any())
     assert torch.equal(known[~new], plain.shop.model.items.known[~new])
     context = shopper.shop.promotions.item_context
-    assert not bool(context[:, new].any())
+    assert shopper.shop.prospects is not None
+    assert torch.equal(context[:, new], shopper.shop.prospects[:, new, :ITEM_CONTEXT])
     assert torch.equal(context[:, ~new], plain.shop.promotions.item_context[:, ~new])
+
+
+def test_the_cold_head_answers_a_new_item_until_the_shopper_buys_it(journey: Path) -> None:
+    """Random effects of items and counters of the item do not matter to it; others are as before."""
+    shopper = load_shopper(journey, CPU, 5, population="all", start_days=(60, 80), new_items=0.5)
+    new, model = shopper.shop.new, shopper.shop.model
+    assert new is not None
+    state = shopper.start(torch.rand(16, 1, generator=torch.Generator().manual_seed(0)))
+    slates = shopper.candidates(state)[:, :5]
+    shown = torch.ones_like(slates, dtype=torch.bool)
+    draws = torch.rand(16, shopper.visit_draws, generator=torch.Generator().manual_seed(1))
+
+    def chances() -> Tensor:
+        return shopper.respond(copy.deepcopy(state), slates, shown, draws).probability
+
+    before = chances()
+    last, bias = model.cold_head.last, model.config.cold_calibration
+    with torch.no_grad():
+        last.bias.add_(1.0)
+    moved = torch.logit(chances()) - torch.logit(before)
+    with torch.no_grad():
+        last.bias.sub_(1.0)
+    expected = torch.where(new[slates], bias[0], 0.0)
+    torch.testing.assert_close(moved, expected, atol=1e-3, rtol=0)
+    state.memory.record(torch.arange(16), slates, state.day)
+    after = chances()
+    with torch.no_grad():
+        last.bias.add_(1.0)
+    torch.testing.assert_close(chances(), after)
 
 
 def test_sessions_lose_the_items_and_keep_the_rest() -> None:
