@@ -486,6 +486,7 @@ def load_shopper(
     pessimism: float = 0.0,
     precision: str = "fp32",
     compiled: bool = False,
+    small: bool = False,
 ) -> LearnedShopper:
     """Open the shoppers in a folder of `benchmarks.data.finetune`.
 
@@ -502,16 +503,21 @@ def load_shopper(
         precision: see there
         compiled: whether `torch.compile` fuses the networks; the first steps then take a minute
             longer, and on a CPU the others are hardly faster
+        small: whether the folder's smaller model (`benchmarks.data.shrink`) answers instead, which
+            is faster and knows a little less
 
     Raises:
         FileNotFoundError: If a file is missing.
         TypeError: If `folder` is no path.
-        ValueError: If an option is bad, the folder holds fewer than `ensemble` models, or what it
-            holds is broken.
+        ValueError: If an option is bad, the folder holds fewer than `ensemble` models or no small
+            one, or what it holds is broken.
     """
     options = ShopperOptions(
         population, store_promotions, start_days, examination, ensemble, pessimism, precision
     )
     path, fused = checks.path("folder", folder).resolve(), checks.flag("compiled", compiled)
-    shop = load_shop(path, device, options.population, options.start_days, options.ensemble, fused)
+    smaller = checks.flag("small", small)
+    shop = load_shop(
+        path, device, options.population, options.start_days, options.ensemble, fused, smaller
+    )
     return LearnedShopper(shop, slate_size, options)
