@@ -47,12 +47,11 @@ class EncoderSizes(Protocol):
 class EncoderConfig(CheckedConfig):
     """A configuration with the sizes of an encoder over visits."""
 
-    head_width: int = 0
-
     @property
     def width_of_head(self) -> int:
-        """Width of each attention head: `head_width`, or its share of the hidden size where 0."""
-        return self.head_width or self.hidden_size // self.num_attention_heads
+        """Width of each attention head: its own, or its share of the hidden size where it is 0."""
+        own: int = getattr(self, "head_width", 0)  # a field here would be a key of every family
+        return own or self.hidden_size // self.num_attention_heads
 
     def set_sizes(
         self,
@@ -78,7 +77,7 @@ class EncoderConfig(CheckedConfig):
         if head_width is not None:
             most = MOST["hidden"] // heads
             self.head_width = checks.whole("head_width", head_width, 0, most)
-        if not self.head_width and self.hidden_size % heads:
+        if not head_width and self.hidden_size % heads:
             raise ValueError(
                 f"num_attention_heads is {heads}, but it must divide hidden_size, which is "
                 f"{self.hidden_size}."
