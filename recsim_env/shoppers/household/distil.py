@@ -58,7 +58,8 @@ class Distilled(nn.Module):
         with torch.no_grad():
             told = teacher(**batch)
         out = self.student(**batch)
-        losses = row_losses(out["logits"], teacher.calibrated(told["logits"]), batch)
+        chances = teacher.calibrated(told["logits"], batch["row_known"])
+        losses = row_losses(out["logits"], chances, batch)
         gap = told["gap_logits"] + teacher.config.gap_calibration
         losses["gap"] = gap_loss(out["gap_logits"], gap)[batch["learn"]].mean()
         if "new_items" in out:

@@ -60,6 +60,8 @@ def test_units_are_found_in_every_part(model: SlateShopper) -> None:
         "slate_head.head_size.8": 8,
         "slate_head.head_size.4": 4,
         "gap_head.head_size.8": 8,
+        "cold_head.head_size.8": 8,
+        "cold_head.head_size.4": 4,
     }
     heads = {
         axis.tensor: (axis.axis, axis.width, axis.copies)
@@ -73,7 +75,7 @@ def test_units_are_found_in_every_part(model: SlateShopper) -> None:
     }
     state = {axis.tensor for axis in found["hidden_size.16"].axes}
     # all that states and item vectors pass through, but no layer behind a hidden one
-    assert {"newcomer", "items.id_embedding.weight", "gap_head.inner.weight"} <= state
+    assert {"newcomer", "items.id_embedding.weight", "explore_query.weight"} <= state
     assert "gap_head.outer.weight" not in state
 
 
@@ -158,8 +160,8 @@ def test_sizes_are_those_that_are_asked_for(model: SlateShopper, examples: Examp
         name: value.shape for name, value in smaller.state_dict().items()
     }
     # what states share with the context lies behind them, and stays
-    context = model.gap_head.inner.weight.shape[1] - 16
-    assert smaller.gap_head.inner.weight.shape == (4, 6 + context)
+    context = model.explore_query.weight.shape[1] - 16
+    assert smaller.explore_query.weight.shape == (6, 6 + context)
     assert answers(smaller, examples)["logits"].isfinite().all()
 
 
