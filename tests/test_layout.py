@@ -65,6 +65,7 @@ NEEDS_GENERATOR_IN_PLACE = {
 # path -> dotted names that it may use all the same; say why beside each.
 ALLOWED: dict[str, set[str]] = {
     # forward in training mode: dropout of ids and of texts, which draws from where nn.Dropout draws
+    "recsim_env/shoppers/household/distil.py": {"torch.rand"},
     "recsim_env/shoppers/household/model.py": {"torch.rand"},
     "recsim_env/shoppers/household/text.py": {"torch.randperm"},
     # transformers' Trainer seeds the library-wide generators; everyone else's state is put back

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.lab.stopwatch import Clock
 from benchmarks.speed.peers import PEERS
-from recsim_env.registration import make_simulator
+from recsim_env.registration import EnvConfig, make_simulator
 
 TRANSFORMER, MARKET = "recsim_env/CompleteJourney-v0", "recsim_env/Market-v0"
 LEARNED = (TRANSFORMER, "recsim_env/LearnedMarket-v0")
@@ -25,7 +25,9 @@ PREFIX = "recsim_env/"
 class Crowd:
     """Many shoppers of an environment, served by a random policy."""
 
-    def __init__(self, env: str, batch: int, device: torch.device, **options: Any) -> None:
+    def __init__(
+        self, env: str | EnvConfig, batch: int, device: torch.device, **options: Any
+    ) -> None:
         self.simulator = make_simulator(env, device=device, **options)
         self.batch = batch
         self._seen = self.simulator.reset(torch.arange(batch))

@@ -39,9 +39,19 @@ class EncoderSizes(Protocol):
     window: int
     dropout: float
 
+    @property
+    def width_of_head(self) -> int:
+        """Width of each attention head."""
+
 
 class EncoderConfig(CheckedConfig):
     """A configuration with the sizes of an encoder over visits."""
+
+    @property
+    def width_of_head(self) -> int:
+        """Width of each attention head: its own, or its share of the hidden size where it is 0."""
+        own: int = getattr(self, "head_width", 0)  # a field here would be a key of every family
+        return own or self.hidden_size // self.num_attention_heads
 
     def set_sizes(
         self,
@@ -51,16 +61,23 @@ class EncoderConfig(CheckedConfig):
         intermediate_size: int,
         window: int,
         dropout: float,
+        head_width: int | None = None,
     ) -> None:
         """Check and store what `EncoderSizes` lists.
 
+        `head_width` is 0 where heads share the hidden size, and None where a configuration has no
+        such key.
+
         Raises:
             ValueError: If a size is below 1 or above `weights.MOST`, if the number of heads does
-                not divide the hidden size, or if `dropout` is no share.
+                not divide the hidden size that they share, or if `dropout` is no share.
         """
         self.hidden_size = checks.whole("hidden_size", hidden_size, 1, MOST["hidden"])
         heads = checks.whole("num_attention_heads", num_attention_heads, 1, self.hidden_size)
-        if self.hidden_size % heads:
+        if head_width is not None:
+            most = MOST["hidden"] // heads
+            self.head_width = checks.whole("head_width", head_width, 0, most)
+        if not head_width and self.hidden_size % heads:
             raise ValueError(
                 f"num_attention_heads is {heads}, but it must divide hidden_size, which is "
                 f"{self.hidden_size}."
@@ -99,17 +116,16 @@ class Cache:
 
         With `large`, keys and values come from `large_zeros`: for tables that are kept.
         """
-        shoppers, heads = len(state), sizes.num_attention_heads
-        width = sizes.hidden_size // heads
-        shape = (sizes.num_hidden_layers, shoppers, heads, sizes.window, width)
+        heads, width = sizes.num_attention_heads, sizes.width_of_head
+        shape = (sizes.num_hidden_layers, len(state), heads, sizes.window, width)
         keys, values = (
             large_zeros(shape, state.device) if large else state.new_zeros(shape) for _ in range(2)
         )
         return cls(
             keys,
             values,
-            state.new_full((shoppers, sizes.window), -math.inf),
-            torch.zeros(shoppers, dtype=torch.int64, device=state.device),
+            state.new_full((len(state), sizes.window), -math.inf),
+            torch.zeros(len(state), dtype=torch.int64, device=state.device),
             state,
         )
 
@@ -154,8 +170,9 @@ class Block(nn.Module):
         d = sizes.hidden_size
         self.heads = sizes.num_attention_heads
         self.attention_norm = nn.LayerNorm(d)
-        self.qkv = nn.Linear(d, 3 * d)
-        self.out = nn.Linear(d, d)
+        inner = self.heads * sizes.width_of_head
+        self.qkv = nn.Linear(d, 3 * inner)
+        self.out = nn.Linear(inner, d)
         self.lag_bias = nn.Embedding(len(LAG_EDGES) + 1, self.heads)
         self.feed_norm = nn.LayerNorm(d)
         self.feed_in = nn.Linear(d, sizes.intermediate_size)

@@ -125,6 +125,7 @@ def own(id: str) -> dict[str, Kind]:
         "pessimism": Number(0, sure=(0, 0)),  # more needs an ensemble too
         "precision": Choice(list(PRECISIONS)),
         "compiled": Flag(),
+        "small": Flag(),
         "population": Choice([None, *SESSION_POPULATIONS] if members == 3 else POPULATIONS),
         "starts": Choice(["first"]),  # the shipped folder holds no histories
         "store_promotions": Flag(),
@@ -137,7 +138,7 @@ def own(id: str) -> dict[str, Kind]:
         del known["config"]  # parameters of their own
     found = {name: known[name] for name in ground.options_of(id) if name in known}
     if id in ground.SLOW:  # another population is read anew, which takes half a minute
-        for name in {"population", "start_days", "ensemble", "compiled"} & found.keys():
+        for name in {"population", "start_days", "ensemble", "compiled", "small"} & found.keys():
             found[name] = Bad(found[name])
     if id in ground.SLOW or "Regulars" in id:  # histories without some items are played anew
         for name in {"new_items", "portrait"} & found.keys():

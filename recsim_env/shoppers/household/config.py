@@ -27,6 +27,8 @@ class SlateShopperConfig(EncoderConfig):
             visits
         window: visits that a visit can attend to, itself among them
         head_size: width of the slate head
+        head_width: width of each attention head; 0 means its share of the hidden size, as in
+            configurations of earlier versions
         use_text, use_counters: False removes the input (ablations)
         use_habit: whether the gap head reads `gap_habit`; configurations of earlier versions did
             not
@@ -59,6 +61,7 @@ class SlateShopperConfig(EncoderConfig):
         intermediate_size: int = 256,
         window: int = 64,
         head_size: int = 64,
+        head_width: int = 0,
         use_text: bool = True,
         use_counters: bool = True,
         use_habit: bool = True,
@@ -85,6 +88,7 @@ class SlateShopperConfig(EncoderConfig):
             intermediate_size=intermediate_size,
             window=window,
             dropout=dropout,
+            head_width=head_width,
         )
         self.n_items = checks.whole("n_items", n_items, 1, MOST["items"])
         self.n_categories = checks.whole("n_categories", n_categories, 1, MOST["items"])
@@ -147,6 +151,7 @@ class SlateShopperConfig(EncoderConfig):
 
         bins = GapBins()
         return {
+            "head_width": 0,
             "gap_edges": list(bins.edges),
             "lapse_days": bins.lapse_days,
             "facts": FACTS.to_json(),

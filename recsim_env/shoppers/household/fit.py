@@ -207,10 +207,11 @@ def fit(
         return
     output = folder / stage
 
-    # The scale of what some heads read, and shoppers packed into batches.
+    # The scale of what some heads read, and shoppers packed into batches. A shopper that learns
+    # from another one (`distil.py`) has the scales of that one.
     inner = model.shopper if isinstance(model, TextTunedShopper) else model
-    assert isinstance(inner, SlateShopper)
-    set_scales(inner, examples)
+    if isinstance(inner, SlateShopper):
+        set_scales(inner, examples)
     collator = Collator(examples, kinds=("repeat",) if pretrain else ROW_KINDS)
     lengths = torch.stack(
         [

@@ -9,6 +9,7 @@ After a change of the folder, of `START_DAYS`, or of how visits are replayed,
 from __future__ import annotations
 
 import hashlib
+import itertools
 import sys
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from recsim_env.shoppers.household.starts import POPULATIONS
 from recsim_env.shoppers.weights import MODEL_FILES, member_folders, read_tensors
 
 PEAKS = "peaks.safetensors"
+SMALL = "small"
+"""Folder, inside that of a shop, of a smaller model of it, by `benchmarks.data.shrink`."""
 SHOP_TABLES = (
     "catalog.parquet",
     "embedding.safetensors",
@@ -63,7 +66,7 @@ def read_peaks(
     Returns:
         The peaks; None where the file has none, or was made of other files.
     """
-    path, name = folder / PEAKS, f"{population}.{_number(folder, member)}"
+    path, name = folder / PEAKS, f"{population}.{_label(folder, member)}"
     if start_days != START_DAYS or not path.is_file():
         return None
     try:
@@ -90,26 +93,29 @@ def write_peaks(folder: Path) -> Path:
 
     members = [folder, *member_folders(folder, 1)]
     tables = table_digest(folder)
+    sets = [(members, False)] + [([folder / SMALL], True)] * (folder / SMALL).is_dir()
     tensors: dict[str, Tensor] = {}
     made_of: dict[str, str] = {}
     (folder / PEAKS).unlink(missing_ok=True)  # so that they are worked out
-    for population in POPULATIONS:
-        shop = load_shop(folder, torch.device("cpu"), population, START_DAYS, len(members))
+    for population, (of_set, small) in itertools.product(POPULATIONS, sets):
+        device = torch.device("cpu")
+        shop = load_shop(folder, device, population, START_DAYS, len(of_set), small=small)
         state = shop.starts.state
-        for number, (member, inside) in enumerate(
-            zip(shop.members, state.inside(state.context()), strict=True)
+        for path, member, inside in zip(
+            of_set, shop.members, state.inside(state.context()), strict=True
         ):
-            name = f"{population}.{number}"
+            name = f"{population}.{_label(folder, path)}"
             base = member.model.new_item_base() + member.model.season(shop.promotions.item_context)
             peaks = Peaks.of(base, member.vectors, member.model.new_item_queries(inside))
             tensors |= {f"{name}.centre": peaks.centre, f"{name}.height": peaks.height}
-            made_of[name] = _of(members[number], tables)
+            made_of[name] = _of(path, tables)
     files.write_tensors(folder / PEAKS, tensors, made_of)
     return folder / PEAKS
 
 
-def _number(folder: Path, member: Path) -> int:
-    return 0 if member == folder else int(member.name.removeprefix("model"))
+def _label(folder: Path, member: Path) -> str:
+    """The number of a member, 0 for the folder itself, or `SMALL`."""
+    return "0" if member == folder else member.name.removeprefix("model")
 
 
 def _of(member: Path, tables: str) -> str:

@@ -561,6 +561,7 @@ def load_shopper(
     compiled: bool = False,
     new_items: float = 0.0,
     portrait: bool = False,
+    small: bool = False,
 ) -> LearnedShopper:
     """Open the shoppers in a folder of `benchmarks.data.finetune`.
 
@@ -580,12 +581,14 @@ def load_shopper(
         new_items: share of items, from 0 to 1, that nobody knows yet; see `LearnedShopper`
         portrait: whether the shop is told age, income, size and kids of the households of whom the
             folder tells them; see there
+        small: whether the folder's smaller model (`benchmarks.data.shrink`) answers instead, which
+            is faster and knows a little less
 
     Raises:
         FileNotFoundError: If a file is missing.
         TypeError: If `folder` is no path.
-        ValueError: If an option is bad, the folder holds fewer than `ensemble` models, or what it
-            holds is broken.
+        ValueError: If an option is bad, the folder holds fewer than `ensemble` models or no small
+            one, or what it holds is broken.
     """
     options = ShopperOptions(
         population, store_promotions, start_days, examination, ensemble, pessimism, precision
@@ -599,6 +602,7 @@ def load_shopper(
         options.ensemble,
         fused,
         cold.share("new_items", new_items),
+        checks.flag("small", small),
     )
     return LearnedShopper(shop, slate_size, options, portraits=told_portraits(path, portrait))
 

@@ -22,7 +22,13 @@ from recsim_env.shoppers.household.features import ITEM_CONTEXT
 from recsim_env.shoppers.household.memory import Keys
 from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.household.new_items import Envelope, Peaks
-from recsim_env.shoppers.household.peaks import PEAKS, SHOP_FILES, read_peaks, table_digest
+from recsim_env.shoppers.household.peaks import (
+    PEAKS,
+    SHOP_FILES,
+    SMALL,
+    read_peaks,
+    table_digest,
+)
 from recsim_env.shoppers.household.promotions import StorePromotions, candidate_tables
 from recsim_env.shoppers.household.prospects import prospects
 from recsim_env.shoppers.household.replay import ints
@@ -114,6 +120,7 @@ def load_shop(
     ensemble: int = 1,
     compiled: bool = False,
     new_items: float = 0.0,
+    small: bool = False,
 ) -> Shop:
     """Read a folder written by `benchmarks.data.finetune`, with its shoppers at their start states.
 
@@ -129,19 +136,26 @@ def load_shop(
         compiled: whether `torch.compile` fuses their networks at the first call
         new_items: share of items, from 0 to 1, that are new: their own rows of the models, their
             popularity and all purchases of them before an episode are taken away
+        small: whether the model in `small/` is read instead, of which there is one
 
     Raises:
         FileNotFoundError: If a file is missing.
-        ValueError: If nobody can start on these days, the folder holds fewer models, or what it
-            holds does not fit together; the sentence names file and column, tensor or key.
+        ValueError: If nobody can start on these days, the folder holds fewer models or no small
+            one, or what it holds does not fit together; the sentence names file and column, tensor
+            or key.
     """
-    members = [folder, *member_folders(folder, 1)]
+    if small and not (folder / SMALL).is_dir():
+        raise ValueError(
+            f"small is True, but {str(folder)!r} holds no folder {SMALL!r} with a smaller model."
+        )
+    members = [folder / SMALL] if small else [folder, *member_folders(folder, 1)]
     if len(members) < ensemble:
         raise ValueError(
-            f"ensemble is {ensemble}, but {str(folder)!r} holds {len(members)} models."
+            f"ensemble is {ensemble}, but {str(folder)!r} holds {len(members)} "
+            f"{'small ' * small}models."
         )
     files = [folder / name for name in SHOP_FILES]
-    files += [member / name for member in members[1:ensemble] for name in MODEL_FILES]
+    files += [member / name for member in members[:ensemble] for name in MODEL_FILES]
     stamps = tuple(
         (path, stat.st_size, stat.st_mtime_ns) for path in files for stat in [present(path).stat()]
     )

@@ -43,7 +43,7 @@ NO_CHANCES: tuple[Any, ...] = (0.5, "abc", {}, True, (0.5,) * 9, np.full((TEN, 1
 WRONG: list[tuple[str, Any, str]] = [
     *(
         (name, value, f"{name} is ")
-        for name in ("store_promotions", "compiled")
+        for name in ("store_promotions", "compiled", "small")
         for value in NO_FLAGS
     ),
     *(("population", value, "population is ") for value in (None, True, 3, "everyone", ["train"])),
