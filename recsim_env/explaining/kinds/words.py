@@ -53,4 +53,6 @@ def _wordless(shopper: Shopper[Any]) -> Shopper[Any]:
 def _wordless_member(member: Member) -> Member:
     model = member.model
     vectors = model.items(text=torch.zeros_like(model.items.text))
-    return replace(member, item_parts=model.slate_head.items(vectors, model.items.known))
+    words = None if member.words is None else torch.zeros_like(member.words)
+    parts = model.slate_head.items(vectors, model.items.known)
+    return replace(member, item_parts=parts, words=words)

@@ -54,7 +54,7 @@ class ColdHead(nn.Module):
         self.of_item = nn.Embedding(config.n_items, 1)
 
     def forward(
-        self, context: Tensor, stats: Tensor, prospect: Tensor, placement: Tensor, item: Tensor
+        self, context: Tensor, stats: Tensor, prospect: Tensor, placement: Tensor, text: Tensor
     ) -> Tensor:
         """Compute the logits (...,) of a response.
 
@@ -63,28 +63,28 @@ class ColdHead(nn.Module):
             stats: (..., LEVELS, STATS) counters before the visit
             prospect: (..., PROSPECT) of the item in this week
             placement: (...,) int64 codes, display * mailer codes + mailer
-            item: (...,) int64
+            text: (..., TEXT) of the item, from `text`
         """
         mean, deviation = self.scale
-        read = (self._read(context, stats, prospect, item) - mean) / deviation
+        read = (self._read(context, stats, prospect, text) - mean) / deviation
         display, mailer = placement // self.mailers, placement % self.mailers
         codes = self.of_codes(display) + self.of_codes(self.displays + mailer)
         hidden = F.gelu(self.middle(F.gelu(self.inner(read) + codes)))
         logits: Tensor = self.last(hidden).squeeze(-1)
         return logits
 
-    def set_scale(self, context: Tensor, stats: Tensor, prospect: Tensor, item: Tensor) -> None:
+    def set_scale(self, context: Tensor, stats: Tensor, prospect: Tensor, text: Tensor) -> None:
         """Set the scale from many rows (R, ...); the arguments are those of `forward`."""
-        read = self._read(context, stats, prospect, item)
+        read = self._read(context, stats, prospect, text)
         deviation = read.std(0)
         self.scale.copy_(torch.stack([read.mean(0), deviation.where(deviation > 0, 1.0)]))
 
-    def _read(self, context: Tensor, stats: Tensor, prospect: Tensor, item: Tensor) -> Tensor:
+    def _read(self, context: Tensor, stats: Tensor, prospect: Tensor, text: Tensor) -> Tensor:
         others = without_item(stats)
         visits = context[..., Rhythm.VISITS : Rhythm.VISITS + 1].exp()
         share = torch.log((others[..., 1:, COUNT] + 0.1) / (visits + 1.0))
         counters = counter_features(others)[..., 1:, :].flatten(-2)
-        return torch.cat([counters, share, context, prospect, self.text[item]], dim=-1)
+        return torch.cat([counters, share, context, prospect, text], dim=-1)
 
 
 def main_directions(embedding: Tensor) -> Tensor:

@@ -274,7 +274,8 @@ def set_scales(model: SlateShopper, examples: Examples) -> None:
         visit, item = examples.row_visit[rows], examples.row_item[rows]
         week = visits.week[visit].clamp(max=len(examples.prospects) - 1)
         stats, prospect = examples.row_stats[rows].float(), examples.prospects[week, item]
-        model.cold_head.set_scale(context[visit], stats, prospect, item)
+        text = model.cold_head.text[item.to(model.device)].cpu()
+        model.cold_head.set_scale(context[visit], stats, prospect, text)
 
 
 @dataclass(frozen=True)

@@ -250,7 +250,7 @@ class SlateShopper(VisitEncoder):
             batch["row_stats"],
             batch["row_prospect"],
             batch["row_placement"],
-            batch["row_item"],
+            F.embedding(batch["row_item"], self.cold_head.text),
         )
         return logits
 

@@ -424,8 +424,9 @@ class LearnedShopper(Shopper[LearnedState]):
             with mixed(self.device, self.options.precision):
                 logits = head(looked_up(own, rows), of_item, stats, item_context, placement)
             logits = member.model.calibrated(logits.float())
-            if met is not None and member.model.config.use_cold_head:
-                unmet = self._unmet(member.model, state, rows, at, stats, placement)
+            if met is not None and member.words is not None:
+                text = looked_up(member.words, at)
+                unmet = self._unmet(member.model, state, rows, at, stats, placement, text)
                 logits = logits.where(met, unmet)
             chances.append(torch.sigmoid(logits))
         return agreed(chances, self._deviations[columns])
@@ -438,13 +439,14 @@ class LearnedShopper(Shopper[LearnedState]):
         items: Tensor,
         stats: Tensor,
         placement: Tensor,
+        text: Tensor,
     ) -> Tensor:
         """Compute the calibrated logits (P,) of items that nobody knows; else as `_chances`."""
         assert self.shop.prospects is not None
         week = state.week[rows].clamp(max=len(self.shop.prospects) - 1)
         expected = looked_up(self.shop.prospects.flatten(0, 1), week * len(self.catalog) + items)
         context = looked_up(state.context(), rows)
-        logits: Tensor = model.cold_head(context, stats, expected, placement, items)
+        logits: Tensor = model.cold_head(context, stats, expected, placement, text)
         return model.calibrated(logits, torch.zeros_like(logits))
 
     def _new_items(

@@ -53,17 +53,20 @@ class Member:
     Shapes: N items.
         vectors: (N, D) item vectors
         item_parts: (N, D + head_size + 1) what the slate head makes of them
+        words: (N, TEXT) what the cold head reads of their texts; None where there is none
     """
 
     model: SlateShopper
     vectors: Tensor
     item_parts: Tensor
+    words: Tensor | None = None
 
     @classmethod
     def of(cls, model: SlateShopper) -> Member:
         """Compute the item vectors of a model on its device."""
         vectors = model.items()
-        return cls(model, vectors, model.slate_head.items(vectors, model.items.known))
+        words = model.cold_head.text if model.config.use_cold_head else None
+        return cls(model, vectors, model.slate_head.items(vectors, model.items.known), words)
 
 
 @dataclass(frozen=True)

@@ -67,13 +67,13 @@ def test_the_head_reads_nothing_that_the_item_left_behind() -> None:
     bought = others.clone()
     bought[:, :, :2] += 3.0  # three purchases of the item move the counters of all levels
     asked = [
-        head()(context, stats, prospect, torch.tensor([2]), torch.tensor([1]))
+        head()(context, stats, prospect, torch.tensor([2]), head().text[1:2])
         for stats in (others, bought)
     ]
     torch.testing.assert_close(*asked)
     more = others.clone()
     more[:, 1:, COUNT] += 20.0
-    read = head()(context, more, prospect, torch.tensor([2]), torch.tensor([1]))
+    read = head()(context, more, prospect, torch.tensor([2]), head().text[1:2])
     assert not torch.allclose(asked[0], read)
 
 
@@ -86,7 +86,7 @@ def test_the_random_effects_of_items_are_none_of_new_ones() -> None:
         torch.zeros(4, LEVELS, STATS),
         torch.zeros(4, PROSPECT),
         torch.zeros(4, dtype=torch.int64),
-        torch.arange(4),
+        head().text,
     )
     torch.testing.assert_close(changed(*rows), head()(*rows))
 
