@@ -287,10 +287,16 @@ def fewest_there(first: Tensor, gone: Tensor, day: int) -> int:
 
 
 def _entry_days(drift: Drift, items: int, new_items: NewItems | None) -> Tensor:
-    """Return the day of each item that enters, ascending: (some,) int64."""
+    """Return the day of each item that enters, ascending: (some,) int64.
+
+    Of shares by day as many have entered after each as is nearest to their sum so far, so that
+    rounding moves an item by a day and never adds up.
+    """
     if isinstance(new_items, Mapping):
-        days = [torch.full((round(share * items),), day) for day, share in new_items.items()]
-        return torch.cat([*days, torch.zeros(0, dtype=torch.int64)])[:items].sort().values
+        days = torch.tensor(sorted(new_items), dtype=torch.int64)
+        shares = torch.tensor([new_items[day] for day in days.tolist()], dtype=torch.float64)
+        entered = (shares.cumsum(0) * items).round().long()
+        return days.repeat_interleave(entered.diff(prepend=entered.new_zeros(1)))
     share = drift.entering if new_items is None else new_items
     return _spread(round(share * items), drift.item_days)
 

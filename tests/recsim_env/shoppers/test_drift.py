@@ -141,3 +141,10 @@ def test_a_drift_is_told_by_name() -> None:
 def test_shares_out_of_range_are_named(value: Any, told: str) -> None:
     with pytest.raises(ValueError, match=told):
         checked_new_items("new_items", value)
+
+
+def test_shares_of_many_days_add_up_though_each_is_less_than_an_item() -> None:
+    drift = Drift()
+    for share, days in ((0.0004, 1000), (0.0006, 500)):
+        first, _ = lives(drift, 0, 1000, dict.fromkeys(range(1, days + 1), share))
+        assert int((first > 0).sum()) == round(share * days * 1000)
