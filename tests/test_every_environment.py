@@ -17,6 +17,7 @@ from torch import Tensor
 from recsim_env import make_simulator, noise
 from recsim_env.registration import PRESETS
 from recsim_env.shoppers.base import Shopper
+from recsim_env.shoppers.drifting import DriftingMarket
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tensors import among
 from recsim_env.testing import check_shopper
@@ -146,6 +147,7 @@ def test_every_environment_answers_any_slate_to_the_end(id: str) -> None:
 def test_who_is_trusted_stands_behind_an_environment_that_is_checked_above() -> None:
     trusted = {
         "MarketShopper",
+        DriftingMarket.__name__,
         "RegularsShopper",
         "VisitsShopper",
         "BundleShopper",

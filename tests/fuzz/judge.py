@@ -32,7 +32,7 @@ PATIENCE = 120.0
 """Seconds after which a call is taken for one that never ends; loaded machines are slow."""
 HEADROOM = 3 << 30
 """Bytes of address space that a call may take on top of what the process has."""
-LONGEST = 700
+LONGEST = 900
 """Characters of the longest sentence that can still be called one."""
 RIGHT = ("clear", "right")
 """Verdicts that are as they should be."""

@@ -125,24 +125,24 @@ def own(id: str) -> dict[str, Kind]:
         "pessimism": Number(0, sure=(0, 0)),  # more needs an ensemble too
         "precision": Choice(list(PRECISIONS)),
         "compiled": Flag(),
-        "small": Flag(),
+        "small": Bad(Flag()),  # what it asks for, not every folder holds
         "population": Choice([None, *SESSION_POPULATIONS] if members == 3 else POPULATIONS),
         "starts": Choice(["first"]),  # the shipped folder holds no histories
         "store_promotions": Flag(),
         "start_days": Days(ground.START_DAYS),
         "examination": Chances(size),
-        "new_items": Number(0, 1, sure=(0, 1)),
-        "portrait": Flag(),
+        "new_items": Number(0, 1, sure=(0, 0 if "drift" in ground.options_of(id) else 1)),
+        "portrait": Bad(Flag()),
     }
     if "Visit" in id or "Regulars" in id:
         del known["config"]  # parameters of their own
     found = {name: known[name] for name in ground.options_of(id) if name in known}
     if id in ground.SLOW:  # another population is read anew, which takes half a minute
-        for name in {"population", "start_days", "ensemble", "compiled", "small"} & found.keys():
+        for name in {"population", "start_days", "ensemble", "compiled"} & found.keys():
             found[name] = Bad(found[name])
-    if id in ground.SLOW or "Regulars" in id:  # histories without some items are played anew
-        for name in {"new_items", "portrait"} & found.keys():
-            found[name] = Bad(found[name])
+    slow = id in ground.SLOW or "Regulars" in id  # histories without some items are played anew
+    if slow and "new_items" in found:
+        found["new_items"] = Bad(found["new_items"])
     return found
 
 
@@ -196,6 +196,8 @@ def meaning(made: Any, name: str) -> Any:
     face = made if isinstance(made, SlateSimulator) else made.unwrapped
     if name == "reward":
         return dict(simulator.reward.weights)
+    if name == "new_items":  # a share came to a mask, which is rounded to whole items
+        return None
     if name in ("num_envs", "autoreset_mode", "output", "render_mode"):
         return getattr(face, name, None)
     for holder in (simulator, simulator.shopper, getattr(simulator.shopper, "options", None)):

@@ -846,7 +846,7 @@ def registration(draw: st.DrawFn) -> Case:
         "shopper_options": OptionsOrNone(),
         **shared(ground.TOY_ID),
     }
-    kinds.pop("device")
+    del kinds["device"], kinds["newcomers"]
     names = draw(st.lists(st.sampled_from(list(kinds)), min_size=1, max_size=2, unique=True))
     values = {name: draw(kinds[name].any()) for name in names}
     rights = {name: kinds[name].right(values[name]) for name in names}

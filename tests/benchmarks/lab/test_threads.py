@@ -27,7 +27,13 @@ COMMANDS = sorted(
     for path in (ROOT / "benchmarks").rglob("*.py")
     if "def main(config" in path.read_text()
 )
-FITTING = {"benchmarks.shopper.ablation", "benchmarks.shopper.fidelity", "benchmarks.data.finetune"}
+FITTING = {
+    "benchmarks.shopper.ablation",
+    "benchmarks.shopper.fidelity",
+    "benchmarks.shopper.history",
+    "benchmarks.data.finetune",
+    "benchmarks.data.shrink",
+}
 OWN = {
     "benchmarks/lab/threads.py",
     "benchmarks/speed/throughput.py",
