@@ -17,7 +17,6 @@ from torch import Tensor
 from recsim_env import make_simulator, noise
 from recsim_env.registration import PRESETS
 from recsim_env.shoppers.base import Shopper
-from recsim_env.shoppers.drifting import DriftingMarket
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tensors import among
 from recsim_env.testing import check_shopper
@@ -147,7 +146,7 @@ def test_every_environment_answers_any_slate_to_the_end(id: str) -> None:
 def test_who_is_trusted_stands_behind_an_environment_that_is_checked_above() -> None:
     trusted = {
         "MarketShopper",
-        DriftingMarket.__name__,
+        "DriftingMarket",
         "RegularsShopper",
         "VisitsShopper",
         "BundleShopper",
@@ -155,11 +154,12 @@ def test_who_is_trusted_stands_behind_an_environment_that_is_checked_above() -> 
         "LearnedShopper",
         "CartShopper",
     }
-    assert _trusted(Shopper) == trusted
     names = ("Market", "MarketRegulars", "MarketVisit", "Bundle", "LearnedMarket")
     ids = [f"{name}-v0" for name in (*names, "CompleteJourney", "CompleteJourneyVisit")]
     shoppers = [make_simulator(f"recsim_env/{id}", device="cpu").shopper for id in ids]
-    assert {type(shopper).__name__ for shopper in shoppers} == _trusted(Shopper)
+    moving = make_simulator("recsim_env/Market-v0", device="cpu", drift="all").shopper
+    assert {type(shopper).__name__ for shopper in (*shoppers, moving)} == trusted
+    assert _trusted(Shopper) == trusted
 
 
 def _trusted(kind: type) -> set[str]:
