@@ -75,7 +75,12 @@ def check_parts(shopper: Any) -> None:
         }
         flags = {
             name: getattr(shopper, name)
-            for name in ("never_leave", "tells_purchases", "tells_outside_reward")
+            for name in (
+                "never_leave",
+                "tells_purchases",
+                "tells_outside_reward",
+                "serves_newcomers",
+            )
         }
     except AttributeError as error:
         raise ValueError(
@@ -90,7 +95,8 @@ def check_parts(shopper: Any) -> None:
         checks.whole(f"{name}.{part}", value, least, most)
     for part, value in flags.items():
         checks.flag(f"{name}.{part}", value)
-    checks.flag(f"{name}.serves_newcomers", shopper.serves_newcomers)
+
+    # What only some have.
     if shopper.new_items is not None:
         checks.tensor(f"{name}.new_items", shopper.new_items, (len(catalog),), torch.bool)
     if shopper.discounts != ():

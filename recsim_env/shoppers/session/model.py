@@ -37,6 +37,7 @@ logged 5-15 % too kindly.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -353,17 +354,19 @@ class SessionShopper(VisitEncoder):
             nn.init.zeros_(module.leave_head.outer.weight)
 
     @torch.no_grad()
-    def forget_items(self, items: Tensor) -> None:
-        """Take away what was learned of single items (N,) bool, in place.
+    def without_items(self, items: Tensor) -> SessionShopper:
+        """Copy the model without what was learned of single items (N,) bool.
 
         They have the mean bias of the others; what the catalogue says of them is left.
         """
-        tables = [self.item_bias]
-        if self.purchase_head is not None:
-            tables.append(self.purchase_head.item_bias)
+        other = copy.deepcopy(self)
+        tables = [other.item_bias]
+        if other.purchase_head is not None:
+            tables.append(other.purchase_head.item_bias)
         for table in tables:
             others = table.weight[~items]
             table.weight[items] = others.mean() if len(others) else 0.0
+        return other
 
     # ---- visits in, states out ----
 

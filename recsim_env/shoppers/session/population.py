@@ -126,6 +126,7 @@ class SessionPopulation(Shopper[SessionState]):
         new: Tensor | None = None,
         never_leave: bool = False,
     ) -> None:
+        # What is answered, and how many numbers it takes.
         _check_members(catalog, members, logged)
         most = members[0].config.slate_size
         size = most if slate_size is None else checks.whole("slate_size", slate_size, 1)
@@ -143,6 +144,8 @@ class SessionPopulation(Shopper[SessionState]):
             max_candidates=None if available is None else available.items.shape[1],
             never_leave=never_leave,
         )
+
+        # Who answers, and who comes.
         self.members = [member.to(device).eval().requires_grad_(False) for member in members]  # type: ignore[arg-type]
         self.tells_purchases = buys
         self.pessimism = check_pessimism(pessimism, len(members))
@@ -152,8 +155,7 @@ class SessionPopulation(Shopper[SessionState]):
         self.new_items = None if new is None else new.to(self.device)
         if new is not None:
             logged = dataclasses.replace(logged, sessions=without_items(logged.sessions, new))
-            for member in self.members:
-                member.forget_items(self.new_items)
+            self.members = [member.without_items(self.new_items) for member in self.members]
         self.available = None if available is None else available.to(self.device)
         self.declared = logged.sessions.declared.to(device)
         self._first_day = logged.sessions.first_day.to(device)

@@ -24,7 +24,11 @@ from recsim_env.shoppers.household.states import REMEMBERED
 from recsim_env.shoppers.regulars.config import RegularsConfig
 from recsim_env.shoppers.regulars.history import registered_regulars
 from recsim_env.shoppers.regulars.population import RegularsShopper, make_regulars
-from recsim_env.shoppers.session.population import load_session, save_session
+from recsim_env.shoppers.session.population import (
+    SessionPopulation,
+    load_session,
+    save_session,
+)
 from recsim_env.shoppers.session.starts import without_items
 from recsim_env.simulator import SlateSimulator
 from recsim_env.testing import check_shopper
@@ -339,6 +343,19 @@ def test_sessions_lose_the_items_and_keep_the_rest() -> None:
     assert torch.equal(left.slates, log.slates.masked_fill(gone, -1))
     assert not bool(left.clicks[gone].any())
     assert torch.equal(left.clicks[~gone], log.clicks[~gone])
+
+
+def test_sessions_with_new_items_leave_the_models_that_they_were_given_as_they_are() -> None:
+    given, new = model(), cold.new_items(len(catalog()), 0.3, 0)
+    assert new is not None
+    before = {name: tensor.clone() for name, tensor in given.state_dict().items()}
+    population = SessionPopulation(catalog(), [given], logged(), CPU, starts="history", new=new)
+    assert all(torch.equal(before[name], now) for name, now in given.state_dict().items())
+    bias = population.members[0].item_bias.weight.flatten()
+    torch.testing.assert_close(
+        bias[new], given.item_bias.weight[~new].mean().expand(int(new.sum()))
+    )
+    assert torch.equal(bias[~new], given.item_bias.weight.flatten()[~new])
 
 
 def test_a_log_is_that_of_the_shop_before_new_items_came() -> None:
