@@ -9,7 +9,6 @@ calibrate the model. The folder that comes out is what `recsim_env.register` and
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -26,22 +25,20 @@ from benchmarks.lab.folders import replace_folder
 from benchmarks.lab.log_checks import digest_of
 from benchmarks.lab.logs import DEFAULT_LOG, SHIPPED_SHOPPER, Log, ready
 from benchmarks.lab.settings import TABLES, remember_settings, settings_of
+from benchmarks.lab.shopper_folder import write_shopper
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
-from recsim_env.files import locked, made, write_text
+from recsim_env.files import locked
 from recsim_env.logs.complete_journey import encoder_folder, is_of_build
 from recsim_env.shoppers.household.examples import Examples
 from recsim_env.shoppers.household.fit import (
     FinetuneConfig,
     calibrate,
-    calibrate_cold,
     fit,
     new_shopper,
 )
 from recsim_env.shoppers.household.model import SlateShopper
-from recsim_env.shoppers.household.peaks import SHOP_TABLES
 from recsim_env.shoppers.household.text import TextTunedShopper
 from recsim_env.shoppers.training import process
-from recsim_env.shoppers.weights import save_model
 
 ENCODERS = ("frozen", "lora", "full")
 
@@ -91,29 +88,27 @@ def main(config: Config) -> None:
     told = settings_of(config, only=("shopper", "log", "text_encoder"))
     if process() > 0:  # of torchrun: the first one writes
         use_threads(config.threads)
-        trained(config, log)
+        trained(config, log, log.examples(cold_hidden=True))
         return
     with locked(config.output):
         remember_settings(config.output, told | {TABLES: digest_of(config.log)})
         _finetune(config, log, console)
 
 
-def trained(config: Config, log: Log) -> list[SlateShopper]:
-    """Train all members on histories without the cold items, which calibrate their cold heads."""
-    examples = log.examples(cold_hidden=True)
-    members = [fit_member(log, examples, config, number) for number in range(config.members)]
-    for member in members if process() == 0 else ():
-        calibrate_cold(member, examples)
-    return members
+def trained(config: Config, log: Log, examples: Examples) -> list[SlateShopper]:
+    """Train all members on histories without the cold items; they are not calibrated yet."""
+    return [fit_member(log, examples, config, number) for number in range(config.members)]
 
 
 def _finetune(config: Config, log: Log, console: Console) -> None:
-    # Calibrated on histories with the cold items.
+    # Trained on histories without the cold items, and calibrated on those with them as well.
     use_threads(config.threads)
     began = time.perf_counter()
-    members = trained(config, log)
+    hidden = log.examples(cold_hidden=True)
+    members = trained(config, log, hidden)
     examples = log.examples(cold_hidden=False)
-    calibrations = [calibrate(member, examples) for member in members]
+    calibrations = [calibrate(member, examples, hidden) for member in members]
+    del hidden
     check_scales(calibrations)
     minutes = (time.perf_counter() - began) / 60
 
@@ -124,10 +119,12 @@ def _finetune(config: Config, log: Log, console: Console) -> None:
         "calibration": calibrations[0] if config.members == 1 else calibrations,
     }
     source = COMPLETE_JOURNEY if is_of_build(config.log) else f"Tables of `{config.log}`."
-    save_shop(members, config, model_card(members, examples, log, source, settings, minutes))
+    folder = config.output / "shopper"
+    card = model_card(members, examples, log, source, settings, minutes)
+    write_shopper(folder, members, config.log, card)
     if config.ship:
-        replace_folder(config.output / "shopper", SHIPPED_SHOPPER)
-    console.print(f"{config.output / 'shopper'}: {minutes:.1f} minutes, calibration {calibrations}")
+        replace_folder(folder, SHIPPED_SHOPPER)
+    console.print(f"{folder}: {minutes:.1f} minutes, calibration {calibrations}")
 
 
 def check_scales(calibrations: Sequence[Mapping[str, float]]) -> None:
@@ -168,24 +165,6 @@ def fit_member(log: Log, examples: Examples, config: Config, number: int) -> Sla
         fit(tuned, examples, settings, folder, stage="finetune")
         tuned.refresh()
     return model
-
-
-def save_shop(members: Sequence[SlateShopper], config: Config, card: str) -> None:
-    """Write the finished shopper with the tables that a simulation starts from.
-
-    The old folder is replaced at the end, when the new one is whole. The first member lies in the
-    folder itself, the others in `model1/`, `model2/`, ..
-    """
-    folder, part = config.output / "shopper", config.output / "shopper.part"
-    shutil.rmtree(part, ignore_errors=True)
-    made(part)
-    for number, member in enumerate(members):
-        save_model(member, part / f"model{number}" if number else part)
-    for name in SHOP_TABLES:
-        shutil.copy(config.log / name, part / name)
-    write_text(part / "README.md", card)
-    replace_folder(part, folder)
-    shutil.rmtree(part)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ from typing import ClassVar
 import torch
 from rich.console import Console
 
+from benchmarks.data.finetune import check_scales
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.command import run_command
 from benchmarks.lab.folders import check_apart, replace_folder
@@ -30,14 +31,15 @@ from benchmarks.lab.log_checks import digest_of
 from benchmarks.lab.logs import DEFAULT_LOG, SHIPPED_SHOPPER, Log, ready
 from benchmarks.lab.provenance import versions
 from benchmarks.lab.settings import TABLES, remember_settings, settings_of
+from benchmarks.lab.shopper_folder import write_shopper
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
-from recsim_env.files import locked, made, write_text
+from recsim_env.files import locked, made
 from recsim_env.settings import AMOUNT, RATE, Within
 from recsim_env.shoppers.household.distil import Distilled, as_simulated, with_unlogged
 from recsim_env.shoppers.household.examples import Collator, Examples
 from recsim_env.shoppers.household.fit import FinetuneConfig, calibrate, fit
 from recsim_env.shoppers.household.model import SlateShopper
-from recsim_env.shoppers.household.peaks import SHOP_TABLES, SMALL, write_peaks
+from recsim_env.shoppers.household.peaks import SMALL, write_peaks
 from recsim_env.shoppers.household.prune import (
     Batch,
     folded,
@@ -47,7 +49,7 @@ from recsim_env.shoppers.household.prune import (
     resized,
     without_layer,
 )
-from recsim_env.shoppers.weights import MODEL_FILES, load_model, save_model
+from recsim_env.shoppers.weights import MODEL_FILES, load_model
 
 TOGETHER = 32
 """Shoppers of a batch on which layers and units are judged."""
@@ -155,20 +157,16 @@ def _shrink(config: Config, log: Log, teacher: SlateShopper, console: Console) -
         full = log.examples(cold_hidden=False)
     with console.status("judging layers and units"):
         student = smaller(teacher, full, config)
+    with console.status("replaying the log with items that nobody was shown"):
+        unlogged = taught(log, config.seed)
     if config.epochs:
-        with console.status("replaying the log with items that nobody was shown"):
-            unlogged = taught(log, config.seed)
         teach(student, teacher, unlogged, config)
-        del unlogged
     student = folded(student)
-    found = calibrate(student, full)
-    if not found["scale"] > 0:
-        raise ValueError(
-            f"the calibration scale is {found['scale']:.3f}, but it must be above 0: in the valid "
-            "weeks, what the small shopper ranks low is bought more. Give more epochs."
-        )
+    found = calibrate(student, full, unlogged)
+    check_scales([found])
     minutes = (time.perf_counter() - began) / 60
-    folder = save(student, config, card(student, teacher, config, found, minutes))
+    folder, text = config.output / "shopper", card(student, teacher, config, found, minutes)
+    write_shopper(folder, [student], config.shopper, text)
     if config.ship:
         ship(folder)
     size = (folder / "model.safetensors").stat().st_size / 1e6
@@ -213,19 +211,6 @@ def teach(student: SlateShopper, teacher: SlateShopper, examples: Examples, conf
     wrapped = Distilled(student, teacher)
     fit(wrapped, examples, settings, config.output, stage="finetune")
     student.train(False)
-
-
-def save(student: SlateShopper, config: Config, text: str) -> Path:
-    """Write the folder of the small shopper, with the tables of the shop, and return it."""
-    folder, part = config.output / "shopper", config.output / "shopper.part"
-    shutil.rmtree(part, ignore_errors=True)
-    save_model(student, made(part))
-    for name in SHOP_TABLES:
-        shutil.copy(config.shopper / name, part / name)
-    write_text(part / "README.md", text)
-    replace_folder(part, folder)
-    shutil.rmtree(part)
-    return folder
 
 
 def ship(folder: Path) -> None:

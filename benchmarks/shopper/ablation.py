@@ -130,7 +130,7 @@ def main(config: Config) -> None:
         for name in missing:
             began = time.perf_counter()
             model = train(config, name, log, hidden)
-            calibrate(model, full)
+            calibrate(model, full, hidden)
             scores = held_out(model, hidden, full, cold, config)
             scores["minutes"] = [(time.perf_counter() - began) / 60]
             write_text(path_of(config, name), json.dumps(scores))

@@ -29,7 +29,6 @@ from rich.console import Console
 
 from agents.statistics import estimate_mean
 from benchmarks.lab.command import run_command
-from benchmarks.lab.folders import replace_folder
 from benchmarks.lab.heldout import bootstrap, estimate
 from benchmarks.lab.log_checks import digest_of
 from benchmarks.lab.logs import DEFAULT_LOG, Log, need_cold_items, ready, sorted_rows
@@ -37,19 +36,18 @@ from benchmarks.lab.options import Results
 from benchmarks.lab.plots import BLUE, RED, intervals, panels
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.settings import TABLES, check_settings, remember_settings, settings_of
+from benchmarks.lab.shopper_folder import write_shopper
 from benchmarks.lab.stopwatch import Clock
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
 from benchmarks.speed.players import Crowd, state_bytes
 from recsim_env.estimates import Estimate
-from recsim_env.files import made, read_object, write_text
+from recsim_env.files import read_object, write_text
 from recsim_env.logs.schema import SPLITS
 from recsim_env.registration import EnvConfig
 from recsim_env.settings import POSITIVE, Within
 from recsim_env.shoppers.household.examples import Examples
 from recsim_env.shoppers.household.fit import FinetuneConfig, calibrate, fit, new_shopper, score
-from recsim_env.shoppers.household.peaks import SHOP_TABLES
-from recsim_env.shoppers.weights import save_model
 
 BASE = 64
 """The window that the others are compared with: that of the shipped shopper."""
@@ -178,13 +176,8 @@ def fitted(
     for stage in ("pretrain", "finetune"):
         fit(model, hidden, settings, folder / "training", stage=stage, resume=False)
     minutes = (time.perf_counter() - began) / 60
-    calibrate(model, full)
-    part = folder / "part"
-    save_model(model, made(part))
-    for name in SHOP_TABLES:
-        shutil.copy(config.log / name, part / name)
-    replace_folder(part, folder / "shopper")
-    shutil.rmtree(part)
+    calibrate(model, full, hidden)
+    write_shopper(folder / "shopper", [model], config.log)
     shutil.rmtree(folder / "training", ignore_errors=True)
 
     scores = score(model, full, "test", kinds=("case_control",))
@@ -239,6 +232,8 @@ def report(rows: pl.DataFrame) -> Report:
         .sort("counters", "window", descending=[True, False])
         .rows()
     )
+
+    # One line a window, and its difference from the default.
     for counters, window in places:
         own, base = _own(rows, counters, window), _own(rows, counters, BASE)
         households = int(_values(own, "households")[0])
@@ -257,6 +252,8 @@ def report(rows: pl.DataFrame) -> Report:
                 summary[f"{_key(counters, window)}/{what}_minus_{BASE}"] = less
             else:
                 line[f"{what}_difference"] = None
+
+        # What it costs.
         line["us"] = estimate_mean(_values(own, "us"))
         line["kib"] = _values(own, "bytes")[0] / 2**10
         summary[f"{_key(counters, window)}/us"] = line["us"]  # type: ignore[assignment]

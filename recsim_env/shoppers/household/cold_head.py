@@ -13,11 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from recsim_env.logs.placements import display_of, mailer_of
 from recsim_env.shoppers.household.config import SlateShopperConfig
 from recsim_env.shoppers.household.features import (
     CONTEXT,
     COUNTER_FEATURES,
     counter_features,
+    no_scale,
+    scale_of,
+    scaled,
     without_item,
 )
 from recsim_env.shoppers.household.memory import COUNT, LEVELS, Rhythm
@@ -46,7 +50,7 @@ class ColdHead(nn.Module):
         h = config.head_size
         self.displays, self.mailers = config.log_facts.placements
         self.register_buffer("text", torch.zeros(config.n_items, TEXT))
-        self.register_buffer("scale", torch.tensor([[0.0], [1.0]]).repeat(1, READ))
+        self.register_buffer("scale", no_scale(READ))
         self.inner = nn.Linear(READ, h)
         self.of_codes = nn.Embedding(self.displays + self.mailers, h)
         self.middle = nn.Linear(h, h // 2)
@@ -65,19 +69,16 @@ class ColdHead(nn.Module):
             placement: (...,) int64 codes, display * mailer codes + mailer
             text: (..., TEXT) of the item, from `text`
         """
-        mean, deviation = self.scale
-        read = (self._read(context, stats, prospect, text) - mean) / deviation
-        display, mailer = placement // self.mailers, placement % self.mailers
-        codes = self.of_codes(display) + self.of_codes(self.displays + mailer)
+        read = scaled(self._read(context, stats, prospect, text), self.scale)
+        mailer = self.displays + mailer_of(placement, self.mailers)
+        codes = self.of_codes(display_of(placement, self.mailers)) + self.of_codes(mailer)
         hidden = F.gelu(self.middle(F.gelu(self.inner(read) + codes)))
         logits: Tensor = self.last(hidden).squeeze(-1)
         return logits
 
     def set_scale(self, context: Tensor, stats: Tensor, prospect: Tensor, text: Tensor) -> None:
         """Set the scale from many rows (R, ...); the arguments are those of `forward`."""
-        read = self._read(context, stats, prospect, text)
-        deviation = read.std(0)
-        self.scale.copy_(torch.stack([read.mean(0), deviation.where(deviation > 0, 1.0)]))
+        self.scale.copy_(scale_of(self._read(context, stats, prospect, text)))
 
     def _read(self, context: Tensor, stats: Tensor, prospect: Tensor, text: Tensor) -> Tensor:
         others = without_item(stats)

@@ -90,3 +90,19 @@ def visit_context(rhythm: Tensor, day: Tensor, since: Tensor) -> Tensor:
     weekday = F.one_hot((day % WEEK).long(), WEEK).to(rhythm.dtype)
     gone = torch.log1p(since.clamp(min=0.0, max=120.0)).unsqueeze(-1)
     return torch.cat([rhythm, weekday, gone], dim=-1)
+
+
+def scale_of(read: Tensor) -> Tensor:
+    """Return mean and standard deviation (2, F) of rows (R, F); 1 where a column never varies."""
+    deviation = read.std(0)
+    return torch.stack([read.mean(0), deviation.where(deviation > 0, 1.0)])
+
+
+def no_scale(width: int) -> Tensor:
+    """Return the scale (2, width) that changes nothing."""
+    return torch.stack([torch.zeros(width), torch.ones(width)])
+
+
+def scaled(read: Tensor, scale: Tensor) -> Tensor:
+    """Bring numbers (..., F) to mean 0 and deviation 1 by a scale (2, F)."""
+    return (read - scale[0]) / scale[1]

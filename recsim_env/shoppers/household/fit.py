@@ -349,12 +349,21 @@ def score(
     return Scores(row, logit, in_split, gap_logits)
 
 
-def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> dict[str, float]:
+def calibrate(
+    model: SlateShopper, examples: Examples, hidden: Examples, split: str = "valid"
+) -> dict[str, float]:
     """Set the calibration of a model on a split that it was not trained on (Platt 1999).
 
     Scale and shift of the slate logits are fitted to the full exposure (case-control rows with
     weights) and the policy's slates together; the shift of the log hazards, the shift of the log
-    rates of new items, and the ceilings of repeat purchases follow.
+    rates of new items, and the ceilings of repeat purchases follow. The cold head is calibrated on
+    items that it was not taught, where there are some.
+
+    Args:
+        model: a fitted model
+        examples: the log, with histories that hold all items
+        hidden: the log, with histories in which the items that were not taught are hidden
+        split: one of `SPLITS`
 
     Returns:
         Scale and shifts by name, as a report shows them.
@@ -379,6 +388,8 @@ def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> 
         lambda: -gap_log_likelihood(bins, scores.gap_logits + shift, gap, follow_up).mean(), shift
     )
     bought, expected = first_purchases(model, examples, split)
+    if model.config.use_cold_head:
+        _calibrate_cold(model, hidden, split)
     model.config.slate_calibration = platt
     model.config.gap_calibration = round(shift.item(), 5)
     model.config.explore_calibration = round(math.log(bought / expected), 5)
@@ -391,14 +402,8 @@ def calibrate(model: SlateShopper, examples: Examples, split: str = "valid") -> 
     }
 
 
-def calibrate_cold(model: SlateShopper, examples: Examples, split: str = "valid") -> None:
-    """Set the calibration of the cold head on a split, on items it was not taught if there are any.
-
-    Args:
-        model: a fitted model
-        examples: the log, with histories in which these items are hidden
-        split: one of `SPLITS`
-    """
+def _calibrate_cold(model: SlateShopper, examples: Examples, split: str) -> None:
+    """Set the calibration of the cold head; `examples` are those of hidden items."""
     model.config.cold_calibration = (1.0, 0.0)
     unknown = (model.items.known == 0).cpu()
     unknown = unknown if bool(unknown.any()) else torch.ones_like(unknown)

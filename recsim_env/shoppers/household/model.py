@@ -25,6 +25,9 @@ from recsim_env.shoppers.household.config import SlateShopperConfig
 from recsim_env.shoppers.household.features import (
     CONTEXT,
     ITEM_CONTEXT,
+    no_scale,
+    scale_of,
+    scaled,
     visit_context,
 )
 from recsim_env.shoppers.household.items import ItemTower
@@ -89,7 +92,7 @@ class SlateShopper(VisitEncoder):
             config.gap_dropout,
         )
         if config.use_habit:
-            self.register_buffer("habit_scale", torch.tensor([[0.0], [1.0]]).repeat(1, READ))
+            self.register_buffer("habit_scale", no_scale(READ))
         self.dropout = nn.Dropout(config.dropout)
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -183,9 +186,9 @@ class SlateShopper(VisitEncoder):
         losses = self._row_losses(logits, batch)
         if self.config.use_cold_head:
             context = before.flatten(0, 1)[:, self.config.hidden_size :]
-            losses["cold"] = self._cold_loss(context, batch)
+            unknown = self._cold_logits(context, batch)
+            losses["cold"] = self._cold_loss(unknown, batch)
             if "row_known" in batch:
-                unknown = self.cold_logits(context, batch)
                 logits = logits.where(batch["row_known"] > 0, unknown)
         likelihood = gap_log_likelihood(
             self.config.gap_bins, gap_logits, batch["gap"], batch["follow_up"]
@@ -238,7 +241,7 @@ class SlateShopper(VisitEncoder):
         )
         return logits
 
-    def cold_logits(self, context: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    def _cold_logits(self, context: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Compute the logits (R,) of the rows as if nobody knew their items.
 
         Args:
@@ -254,8 +257,10 @@ class SlateShopper(VisitEncoder):
         )
         return logits
 
-    def _cold_loss(self, context: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    def _cold_loss(self, logits: Tensor, batch: dict[str, Tensor]) -> Tensor:
         """Compute the loss of the cold head, on rows that were chosen without looking at the past.
+
+        Shapes: logits (R,) of `_cold_logits` -> ().
 
         What is left of items beyond what the head reads is learned beside it, drawn to 0 as a
         random effect is, so that the head need not tell items apart to explain it.
@@ -265,7 +270,7 @@ class SlateShopper(VisitEncoder):
         rows = (counted & fair[batch["row_kind"]]).float()
         own = self.cold_head.of_item(batch["row_item"]).squeeze(1) * ITEM_STEP
         each = F.binary_cross_entropy_with_logits(
-            self.cold_logits(context, batch) + own + batch["row_offset"],
+            logits + own + batch["row_offset"],
             batch["row_label"],
             reduction="none",
         )
@@ -334,14 +339,12 @@ class SlateShopper(VisitEncoder):
             logits: Tensor = self.gap_head(state)
             return logits
         read = habits_read(state[..., self.config.hidden_size :], size, habit)
-        mean, deviation = self.habit_scale
-        logits = self.gap_head((read - mean) / deviation)
+        logits = self.gap_head(scaled(read, self.habit_scale))
         return logits
 
     def scale_habits(self, read: Tensor) -> None:
         """Set the scale in which the gap head reads habits, from many visits (V, READ)."""
-        mean, deviation = read.mean(0), read.std(0)
-        self.habit_scale.copy_(torch.stack([mean, deviation.where(deviation > 0, 1.0)]))
+        self.habit_scale.copy_(scale_of(read))
 
     def calibrated(self, logits: Tensor, known: Tensor | None = None) -> Tensor:
         """Recalibrate logits (...,) as fitted on the validation weeks.
@@ -352,7 +355,7 @@ class SlateShopper(VisitEncoder):
         """
         scale, shift = self.config.slate_calibration
         found = logits * scale + shift
-        if known is None:
+        if known is None or not self.config.use_cold_head:
             return found
         scale, shift = self.config.cold_calibration
         return found.where(known > 0, logits * scale + shift)

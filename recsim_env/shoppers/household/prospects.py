@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from recsim_env.catalog import Catalog
+from recsim_env.logs.placements import display_of
 from recsim_env.shoppers.household.features import ITEM_CONTEXT
 from recsim_env.shoppers.household.promotions import StorePromotions
 
@@ -76,6 +77,6 @@ def _promoting(promotions: StorePromotions, mailers: int) -> Tensor:
     shares: list[Tensor] = []
     for rows in promotions.store_week.unbind(1):
         codes = promotions.placement[rows[rows < len(promotions.placement) - 1]].int()
-        each = torch.stack([codes > 0, codes // mailers > 0], dim=2).float()
+        each = torch.stack([codes > 0, display_of(codes, mailers) > 0], dim=2).float()
         shares.append(each.sum(0) / max(len(codes), 1))
     return torch.stack(shares)

@@ -40,7 +40,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Config:
     log = Log.load(folder / "log")
     model, examples = new_shopper(log.catalog, LARGE, log.facts), log.examples(cold_hidden=False)
     fit(model, examples, LARGE, folder / "training", stage="finetune")
-    calibrate(model, examples)
+    calibrate(model, examples, examples)
     (folder / "shopper").mkdir()
     save_model(model, folder / "shopper")
     for name in SHOP_TABLES:
@@ -73,6 +73,15 @@ def test_the_small_model_has_the_sizes_that_were_asked_for(made: Config) -> None
     assert small.config.slate_calibration != large.config.slate_calibration
     card = (made.output / "shopper" / "README.md").read_text()
     assert "`hidden_size`: 6 of 16" in card
+
+
+def test_the_cold_head_of_the_small_model_is_calibrated_for_itself(made: Config) -> None:
+    """It learned calibrated chances, so the calibration of the fitted one is not its own."""
+    small, large = (
+        load_model(SlateShopper, folder).config
+        for folder in (made.output / "shopper", made.shopper)
+    )
+    assert small.cold_calibration != large.cold_calibration
 
 
 def test_nothing_is_written_into_the_shopper_or_the_log(made: Config) -> None:

@@ -225,7 +225,7 @@ def test_fine_tuning_beats_popularity_and_is_calibrated(
     config = replace(SMALL, pretrain_epochs=4, epochs=25, learning_rate=1e-2)
     fit(model, examples, config, tmp_path, stage="pretrain")
     fit(model, examples, config, tmp_path, stage="finetune")
-    calibrate(model, examples)
+    calibrate(model, examples, examples)
     scores = score(model, examples, "test", kinds=("uniform",))
     label = examples.row_label[scores.row].double().numpy()
 
@@ -262,7 +262,7 @@ def test_of_every_buckets_purchases_the_ceilings_cut_at_most_a_share(
     with torch.no_grad():
         for parameter in model.slate_head.parameters():
             parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
-    calibrate(model, examples)
+    calibrate(model, examples, examples)
     if not promoted:
         examples = replace(examples, row_placement=torch.zeros_like(examples.row_placement))
     scores = score(model, examples, "valid", kinds=("repeat",))
