@@ -60,7 +60,7 @@ class Update:
 
     @property
     def policy(self) -> Policy:
-        """Who serves now."""
+        """The policy that serves with the ranker of now."""
         if self._built is None or self._built[0] is not self.ranker:
             inputs = replace(self.start.inputs, ranker=self.ranker)
             self._built = self.ranker, POLICIES["greedy_ctr"].build(inputs)

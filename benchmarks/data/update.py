@@ -183,13 +183,16 @@ def refit_member(
 
 
 def examples_by_day(
-    sessions: Sessions, catalog: Catalog, ranker: TwoTowerRanker | RecentRanker, site: Path
+    sessions: Sessions,
+    catalog: Catalog,
+    ranker: TwoTowerRanker | RecentRanker,
+    space: gymnasium.spaces.Dict,
 ) -> tuple[SlateExamples, Tensor]:
     """Examples of all slates, and the day (S,) of each."""
     known = None
     if isinstance(ranker, RecentRanker):
         size = sessions.slates.shape[2]
-        known = counters_for(_space(site, size), catalog, size)
+        known = counters_for(space, catalog, size)
     parts, days = [], []
     for moment in replay(sessions, catalog):
         seen = (moment.observation, moment.slates, moment.clicks)
@@ -224,7 +227,8 @@ def update(config: Config) -> list[Change]:
         ValueError: If a folder, a file or the new rows are not as said. Nothing is written.
     """
     site, output = config.site, _checked_output(config)
-    shoppers = load_session(site, torch.device("cpu"), _slate_size(site))
+    size, count = _slate_size(site), max(len(member_folders(site, 0)), 1)
+    shoppers = load_session(site, torch.device("cpu"), size, ensemble=count)
     catalog = shoppers.catalog
     log = grown(
         site,
@@ -237,20 +241,19 @@ def update(config: Config) -> list[Change]:
     first, everybody = first_held_out(log, config.held_out), log.sessions()
 
     # The shopper models, each from its own weights.
-    count = len(member_folders(site, 0))
-    members = load_session(site, torch.device("cpu"), shoppers.slate_size, ensemble=count).members
     changes, kept = [], []
-    for number, member in enumerate(members):
+    for number, member in enumerate(shoppers.members):
         newer = refit_member(config, member, log, first, catalog, seed=number)
         scores = [score_member(one, everybody, catalog, first) for one in (member, newer)]
         changes.append(Change(f"shopper model {number}", *scores))
         kept.append(newer if changes[-1].better else member)
 
     # The ranker, where there is one that learns from slates.
-    ranker = _ranker_of(site, catalog, shoppers.slate_size)
+    space = make_simulator(EnvConfig(site, slate_size=size), device="cpu").observation_space
+    ranker = _ranker_of(site, catalog, space, size)
     best: TwoTowerRanker | None = None
     if ranker is not None:
-        examples, days = examples_by_day(everybody, catalog, ranker, site)
+        examples, days = examples_by_day(everybody, catalog, ranker, space)
         inner = ranker.two_tower if isinstance(ranker, RecentRanker) else ranker
         newest = refit_ranker(inner, examples, days, log.first_new, first)
         held = examples.take((days >= first).nonzero().squeeze(1))
@@ -287,19 +290,13 @@ def _slate_size(site: Path) -> int:
 
 
 def _ranker_of(
-    site: Path, catalog: Catalog, slate_size: int
+    site: Path, catalog: Catalog, space: gymnasium.spaces.Dict, slate_size: int
 ) -> TwoTowerRanker | RecentRanker | None:
     """The two-tower ranker of a folder; None where it has none."""
     if not (site / RANKER).is_file():
         return None
-    found = load_ranker(site / RANKER, catalog, _space(site, slate_size), slate_size)
+    found = load_ranker(site / RANKER, catalog, space, slate_size)
     return found if isinstance(found, (TwoTowerRanker, RecentRanker)) else None
-
-
-def _space(site: Path, slate_size: int) -> gymnasium.spaces.Dict:
-    """The space of what is observed of one shopper of a folder."""
-    told = EnvConfig(site, slate_size=slate_size)
-    return make_simulator(told, device="cpu").observation_space
 
 
 def _write(
@@ -313,6 +310,7 @@ def _write(
     changes: list[Change],
 ) -> None:
     """Write the new folder in one move."""
+    # Who starts from their histories, and what shop.json says of the update.
     splits = log.splits()
     rows = torch.tensor([split != "valid" for split in splits])
     test = torch.tensor([split == "test" for split in splits])
@@ -332,6 +330,8 @@ def _write(
             for one in changes
         },
     }
+
+    # All files, or none.
     if output.is_dir():
         output.rmdir()  # empty, as was checked
     with files.building(output) as whole:

@@ -80,6 +80,23 @@ def bootstrap(
     return found
 
 
+def bootstrap_mean(values: Floats, shopper: Ints, samples: int) -> tuple[float, Floats, int]:
+    """Average values of visits (V,), with a bootstrap over households.
+
+    Args:
+        values: One for each visit.
+        shopper: (V,) whose visit each is.
+        samples: Number of bootstrap samples, which draw the same households for the same shoppers.
+
+    Returns:
+        The mean, its (samples,) bootstrap values, and the number of households.
+    """
+    who, index = np.unique(shopper, return_inverse=True)
+    draws = resamples(len(who), samples)
+    total, number = np.bincount(index, values), np.bincount(index)
+    return float(values.mean()), (draws @ total) / (draws @ number), len(who)
+
+
 def estimate(value: float, samples: Floats, households: int) -> Estimate:
     """Turn a score and its bootstrap samples (S,) over households into an estimate.
 

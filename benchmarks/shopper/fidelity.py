@@ -31,6 +31,7 @@ from benchmarks.lab.heldout import (
     METRICS,
     Floats,
     bootstrap,
+    bootstrap_mean,
     estimate,
 )
 from benchmarks.lab.logs import (
@@ -358,21 +359,19 @@ def pure_cold(
     scores = score(model, hidden, "test", kinds=("case_control",), cold=cold)
     keep = cold[hidden.row_item[scores.row]]
     logits = {MODEL: (scores.row[keep], scores.logit[keep])}
-    with_cold = {
-        split: rows[cold[hidden.row_item[rows]]]
-        for split in ("valid", "test")
-        for rows in (rows_of(hidden, split, ("case_control",)),)
-    }
-    train = rows_of(hidden, "train", ("case_control",))[:: max(1, TAUGHT_SHARE)]
-    tables = [simple.category_columns(hidden, rows) for rows in (train, *with_cold.values())]
-    on_valid, on_test = simple.fit_predict(
-        simple.CATEGORY, tables[0], hidden.row_label[train].numpy(), tables[1:]
+    train, valid, test = (
+        rows_of(hidden, split, ("case_control",)) for split in ("train", "valid", "test")
     )
-    valid = with_cold["valid"]
+    train = train[::TAUGHT_SHARE]
+    valid, test = (rows[cold[hidden.row_item[rows]]] for rows in (valid, test))
+    taught, *others = (simple.category_columns(hidden, rows) for rows in (train, valid, test))
+    on_valid, on_test = simple.fit_predict(
+        simple.CATEGORY, taught, hidden.row_label[train].numpy(), others
+    )
     scale, shift = simple.platt(
         torch.from_numpy(on_valid), hidden.row_label[valid], hidden.row_weight[valid]
     )
-    logits[CATEGORY] = (with_cold["test"], torch.from_numpy(on_test) * scale + shift)
+    logits[CATEGORY] = (test, torch.from_numpy(on_test) * scale + shift)
 
     ranked = {name: sorted_rows(hidden, rows, logit) for name, (rows, logit) in logits.items()}
     households = len(np.unique(ranked[MODEL].shopper))
@@ -403,15 +402,11 @@ def gaps(figures: Figures, model: SlateShopper, examples: Examples, config: Conf
     }
 
     # Mean losses over visits, with an interval from a bootstrap over households.
-    who, index = np.unique(examples.visits.shopper[test].numpy(), return_inverse=True)
-    draws = np.random.default_rng(0).multinomial(
-        len(who), np.full(len(who), 1 / len(who)), config.samples
-    )
+    shopper = examples.visits.shopper[test].numpy()
     for name, chance in chances.items():
         loss = gap_baselines.gap_log_loss(chance, gap, follow_up).double().numpy()
-        total, number = np.bincount(index, loss), np.bincount(index)
-        samples = (draws @ total) / (draws @ number)
-        figures.add("gap_nll", name, float(loss.mean()), samples, len(who))
+        value, samples, households = bootstrap_mean(loss, shopper, config.samples)
+        figures.add("gap_nll", name, value, samples, households)
 
 
 def loop(figures: Figures, log: Log, config: Config) -> str:

@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import polars as pl
 import torch
 from rich.console import Console
@@ -31,7 +30,7 @@ from rich.console import Console
 from agents.evaluate import evaluate
 from agents.places import REPORTED_SEED, open_place, seeds
 from benchmarks.lab.command import run_command
-from benchmarks.lab.heldout import bootstrap
+from benchmarks.lab.heldout import bootstrap, bootstrap_mean
 from benchmarks.lab.logs import (
     DEFAULT_LOG,
     SHIPPED_SHOPPER,
@@ -51,7 +50,6 @@ from benchmarks.speed.players import Crowd
 from benchmarks.speed.small_report import ROW, SHIPPED, report
 from benchmarks.speed.small_report import SMALL as SMALL_ONE
 from policies import POLICIES
-from recsim_env.estimates import resamples
 from recsim_env.logs.schema import SPLITS
 from recsim_env.registration import PRESETS, EnvConfig
 from recsim_env.settings import POSITIVE, Within
@@ -288,10 +286,11 @@ def scored(
     """Score every variant on the test weeks: a row a figure and bootstrap sample of households."""
     tested = (full.split == SPLITS.index("test")).nonzero().flatten()
     gap, follow_up = full.visits.gap[tested], full.visits.follow_up[tested]
-    who, of_visit = np.unique(full.visits.shopper[tested].numpy(), return_inverse=True)
-    draws = resamples(len(who), config.samples)
+    shopper = full.visits.shopper[tested].numpy()
     rows: list[dict[str, Any]] = []
     warm_tables, cold_tables = {}, {}
+
+    # Responses to items that are known and to those that are not, and returns.
     for variant in chosen:
         model = variant.model()
         with console.status(f"scoring {variant.name}"), mixed(model.device, variant.precision):
@@ -304,10 +303,12 @@ def scored(
         )
         chances = gap_chances(seen.gap_logits.float(), model.config.gap_edges)
         loss = gap_log_loss(chances, gap, follow_up).double().numpy()
-        total, number = np.bincount(of_visit, loss), np.bincount(of_visit)
-        values = [float(loss.mean()), *((draws @ total) / (draws @ number)).tolist()]
-        rows += [_row(variant, "gap_nll", value, n) for n, value in enumerate(values)]
-        rows.append(_row(variant, "households", float(len(who))))
+        value, samples, households = bootstrap_mean(loss, shopper, config.samples)
+        several = [value, *samples.tolist()]
+        rows += [_row(variant, "gap_nll", one, n) for n, one in enumerate(several)]
+        rows.append(_row(variant, "households", float(households)))
+
+    # Scores of responses, with the same households in the samples of every variant.
     for tables, names in (
         (warm_tables, {"auc": "auc", "ne": "ne"}),
         (cold_tables, {"auc": "cold_auc"}),

@@ -12,6 +12,7 @@ from torch import Tensor
 from recsim_env import trees
 from recsim_env.shoppers.base import Shopper
 from recsim_env.simulator import Question, SlateSimulator
+from recsim_env.tensors import looked_up
 
 Change = Callable[[Shopper[Any]], Shopper[Any]]
 """Makes shoppers who answer in another way; those that it is given stay as they are."""
@@ -41,6 +42,11 @@ class Case:
     def state(self) -> Any:
         """The hidden state of the shoppers."""
         return self.simulator.hidden
+
+    @property
+    def categories(self) -> Tensor:
+        """The category of each item of the slates, (B, K) int64."""
+        return looked_up(self.simulator.catalog.category, self.question.slates)
 
     def title(self, item: int) -> str:
         """Name an item: its text up to the first semicolon."""

@@ -115,6 +115,16 @@ def register_kind(name: str) -> Any:
     return registered
 
 
+def at_own_items(case: Case, found: Found) -> Tensor:
+    """Tell at which positions the item of each cause stands: (M, K) bool."""
+    return case.question.slates[found.rows] == found.keys.unsqueeze(1)
+
+
+def at_own_category(case: Case, found: Found) -> Tensor:
+    """Tell at which positions items of the category of each cause stand: (M, K) bool."""
+    return case.categories[found.rows] == found.keys.unsqueeze(1)
+
+
 def cleared(table: Tensor, keys: Tensor) -> Tensor:
     """Return a table (R, G) with a 0 at the key (R,) of each row; -1 clears nothing."""
     at = keys.clamp(min=0).unsqueeze(1)

@@ -114,37 +114,9 @@ def grown(
             f"{day_zero + datetime.timedelta(days=last)}, the last day that {site} knows."
         )
 
-    # The same numbers for the same users, and new ones for new users.
-    names = plain.users.join(users.select("user", known="shopper"), on="user", how="left")
-    fresh = names.filter(pl.col("known").is_null()).sort("shopper")
     first = int(users["shopper"].max()) + 1  # type: ignore[arg-type]
-    fresh = fresh.with_columns(known=pl.int_range(pl.len()) + first)
-    number = pl.concat([names.filter(pl.col("known").is_not_null()), fresh])
-    number = number.select("shopper", pl.col("known").cast(pl.Int64))
-    whole_users = pl.concat(
-        [users, fresh.with_columns(shopper=pl.col("known")).select(users.columns)],
-        how="vertical_relaxed",
-    ).sort("shopper")
-
-    # The new rows behind the old ones.
-    rows = (
-        plain.impressions.join(number, on="shopper", how="left", maintain_order="left")
-        .with_columns(
-            shopper=pl.col("known"),
-            visit=pl.col("visit") + int(old["visit"].max()) + 1,  # type: ignore[arg-type]
-            day=pl.col("day") + shift,
-        )
-        .drop("known")
-    )
-    split = whole_users.select("shopper", of_user="split")
-    rows = pl.concat([old, rows.select(old.columns).cast(old.schema)])
-    rows = (
-        rows.join(split, on="shopper", how="left", maintain_order="left")
-        .with_columns(split=pl.col("of_user"), week=(pl.col("day") // 7).cast(old.schema["week"]))
-        .drop("of_user")
-    )
-    end = int(rows["day"].max())  # type: ignore[arg-type]
-    whole = IMPRESSIONS.completed(timed(rows, end))
+    number, whole_users = _numbered(users, plain.users, first)
+    whole = _behind(old, plain.impressions, shift, number, whole_users)
     return Grown(
         whole,
         whole_users,
@@ -154,6 +126,57 @@ def grown(
         ShopFile.read(site).slate_size,
         told["config"]["most_steps"],
     )
+
+
+def _numbered(
+    users: pl.DataFrame, newer: pl.DataFrame, first: int
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Give the users of newer rows the numbers that they have, and those from `first` to new ones.
+
+    Returns:
+        `shopper` in the newer rows and the number `known` in the shop, and all users of both.
+    """
+    names = newer.join(users.select("user", known="shopper"), on="user", how="left")
+    fresh = names.filter(pl.col("known").is_null()).sort("shopper")
+    fresh = fresh.with_columns(known=pl.int_range(pl.len()) + first)
+    number = pl.concat([names.filter(pl.col("known").is_not_null()), fresh])
+    whole = pl.concat(
+        [users, fresh.with_columns(shopper=pl.col("known")).select(users.columns)],
+        how="vertical_relaxed",
+    )
+    return number.select("shopper", pl.col("known").cast(pl.Int64)), whole.sort("shopper")
+
+
+def _behind(
+    old: pl.DataFrame, newer: pl.DataFrame, shift: int, number: pl.DataFrame, users: pl.DataFrame
+) -> pl.DataFrame:
+    """Lay newer rows behind old ones, in the numbers and days of the shop.
+
+    Args:
+        old: One row a slate.
+        newer: Likewise.
+        shift: The day of the shop on which the newer rows begin.
+        number: `shopper` of the newer rows, and the `known` number of each.
+        users: All users, with their `split`.
+    """
+    rows = (
+        newer.join(number, on="shopper", how="left", maintain_order="left")
+        .with_columns(
+            shopper=pl.col("known"),
+            visit=pl.col("visit") + int(old["visit"].max()) + 1,  # type: ignore[arg-type]
+            day=pl.col("day") + shift,
+        )
+        .drop("known")
+    )
+    rows = pl.concat([old, rows.select(old.columns).cast(old.schema)])
+    split = users.select("shopper", of_user="split")
+    rows = (
+        rows.join(split, on="shopper", how="left", maintain_order="left")
+        .with_columns(split=pl.col("of_user"), week=(pl.col("day") // 7).cast(old.schema["week"]))
+        .drop("of_user")
+    )
+    end = int(rows["day"].max())  # type: ignore[arg-type]
+    return IMPRESSIONS.completed(timed(rows, end))
 
 
 def timed(rows: pl.DataFrame, end: int) -> pl.DataFrame:

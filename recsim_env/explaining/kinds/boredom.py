@@ -7,12 +7,17 @@ from typing import Any
 from torch import Tensor
 
 from recsim_env.explaining.case import Case, World
-from recsim_env.explaining.kind import Found, Kind, cleared, register_kind
+from recsim_env.explaining.kind import (
+    Found,
+    Kind,
+    at_own_category,
+    cleared,
+    register_kind,
+)
 from recsim_env.explaining.markets import CLOSED, WITH_MARKET, market_of
 from recsim_env.shoppers.base import Shopper, counted
 from recsim_env.shoppers.profile import EVER
 from recsim_env.shoppers.session.population import SessionPopulation
-from recsim_env.tensors import looked_up
 
 
 @register_kind("boredom")
@@ -29,7 +34,7 @@ class Boredom(Kind):
 
     def find(self, case: Case) -> Found:
         """Find the categories of the slate that were met before."""
-        category = looked_up(case.simulator.catalog.category, case.question.slates)
+        category = case.categories
         sated = _sated(case).gather(1, category) > 0
         return Found.pairs(category, case.question.shown & sated)
 
@@ -47,8 +52,7 @@ class Boredom(Kind):
 
     def speaks(self, case: Case, found: Found) -> Tensor:
         """Tell that a category counts for its own items."""
-        category = looked_up(case.simulator.catalog.category, case.question.slates)
-        return category[found.rows] == found.keys.unsqueeze(1)
+        return at_own_category(case, found)
 
     def tell(self, case: Case, row: int, key: int) -> str:
         """Name the category, and how often it was clicked so far."""

@@ -13,7 +13,6 @@ from recsim_env.explaining.kind import Found, Kind, register_kind
 from recsim_env.shoppers.base import Shopper, counted
 from recsim_env.shoppers.household.memory import COUNT
 from recsim_env.shoppers.household.population import LearnedShopper
-from recsim_env.tensors import looked_up
 
 
 def purchases(case: Case) -> Tensor:
@@ -37,7 +36,7 @@ class BoughtCategory(Kind):
 
     def find(self, case: Case) -> Found:
         """Find the categories of the slate in which something was bought."""
-        category = looked_up(case.simulator.catalog.category, case.question.slates)
+        category = case.categories
         return Found.pairs(
             category, case.question.shown & (purchases(case).gather(1, category) > 0)
         )

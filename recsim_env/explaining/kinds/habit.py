@@ -7,10 +7,15 @@ from typing import Any
 from torch import Tensor
 
 from recsim_env.explaining.case import Case, World
-from recsim_env.explaining.kind import Found, Kind, cleared, register_kind
+from recsim_env.explaining.kind import (
+    Found,
+    Kind,
+    at_own_category,
+    cleared,
+    register_kind,
+)
 from recsim_env.shoppers.base import Shopper
 from recsim_env.shoppers.regulars.population import RegularsShopper
-from recsim_env.tensors import looked_up
 
 
 @register_kind("habit")
@@ -23,7 +28,7 @@ class Habit(Kind):
 
     def find(self, case: Case) -> Found:
         """Find the familiar categories of the slate."""
-        category = looked_up(case.simulator.catalog.category, case.question.slates)
+        category = case.categories
         familiar = case.state.clicked.gather(1, category) > 0
         return Found.pairs(category, case.question.shown & familiar)
 
@@ -33,8 +38,7 @@ class Habit(Kind):
 
     def speaks(self, case: Case, found: Found) -> Tensor:
         """Tell that a category counts for its own items."""
-        category = looked_up(case.simulator.catalog.category, case.question.slates)
-        return category[found.rows] == found.keys.unsqueeze(1)
+        return at_own_category(case, found)
 
     def tell(self, case: Case, row: int, key: int) -> str:
         """Name the category to a person."""

@@ -30,8 +30,7 @@ class CategoryInterest(Kind):
 
     def find(self, case: Case) -> Found:
         """Find the categories of the slate."""
-        category = looked_up(case.simulator.catalog.category, case.question.slates)
-        return Found.pairs(category, case.question.shown)
+        return Found.pairs(case.categories, case.question.shown)
 
     def remove(self, world: World, keys: Tensor) -> None:
         """Take the part along the category's centre out of the interest."""

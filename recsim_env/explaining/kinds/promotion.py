@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from recsim_env.explaining.case import Case, World
-from recsim_env.explaining.kind import Found, Kind, register_kind
+from recsim_env.explaining.kind import Found, Kind, at_own_items, register_kind
 from recsim_env.logs.complete_journey.sources import DISPLAYS, FACTS, MAILERS
 from recsim_env.logs.facts import LogFacts
 from recsim_env.logs.placements import display_of, mailer_of
@@ -54,7 +54,7 @@ class Promotion(Kind):
         """Tell that a placement counts at the item's own position, and a discount everywhere."""
         if case.question.discount is not None:
             return super().speaks(case, found)
-        return case.question.slates[found.rows] == found.keys.unsqueeze(1)
+        return at_own_items(case, found)
 
     def tell(self, case: Case, row: int, key: int) -> str:
         """Say where the item is placed, or what is off."""

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from recsim_env.explaining.case import Case, World
-from recsim_env.explaining.kind import Found, Kind, cleared, register_kind
+from recsim_env.explaining.kind import Found, Kind, at_own_items, cleared, register_kind
 from recsim_env.explaining.markets import CLOSED, WITH_MARKET, market_of
 from recsim_env.shoppers.base import Shopper
 from recsim_env.shoppers.session.population import SessionPopulation
@@ -39,7 +39,7 @@ class Repetition(Kind):
 
     def speaks(self, case: Case, found: Found) -> Tensor:
         """Tell that an item counts at its own position."""
-        return case.question.slates[found.rows] == found.keys.unsqueeze(1)
+        return at_own_items(case, found)
 
     def tell(self, case: Case, row: int, key: int) -> str:
         """Say that it was shown."""

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from recsim_env.explaining.case import Case, World
-from recsim_env.explaining.kind import Found, Kind, register_kind
+from recsim_env.explaining.kind import Found, Kind, at_own_items, register_kind
 from recsim_env.shoppers.base import Shopper
 from recsim_env.shoppers.carts.population import CartShopper
 from recsim_env.tensors import among
@@ -34,7 +34,7 @@ class Listed(Kind):
 
     def speaks(self, case: Case, found: Found) -> Tensor:
         """Tell that an item counts at its own position."""
-        return case.question.slates[found.rows] == found.keys.unsqueeze(1)
+        return at_own_items(case, found)
 
     def tell(self, case: Case, row: int, key: int) -> str:
         """Say that the household came for it."""
