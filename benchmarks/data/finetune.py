@@ -10,7 +10,7 @@ calibrate the model. The folder that comes out is what `recsim_env.register` and
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar
@@ -22,7 +22,7 @@ from benchmarks.data.model_card import COMPLETE_JOURNEY, model_card
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.command import run_command
 from benchmarks.lab.folders import replace_folder
-from benchmarks.lab.log_checks import digest_of
+from benchmarks.lab.log_checks import check_scales, digest_of
 from benchmarks.lab.logs import DEFAULT_LOG, SHIPPED_SHOPPER, Log, ready
 from benchmarks.lab.settings import TABLES, remember_settings, settings_of
 from benchmarks.lab.shopper_folder import write_shopper
@@ -125,22 +125,6 @@ def _finetune(config: Config, log: Log, console: Console) -> None:
     if config.ship:
         replace_folder(folder, SHIPPED_SHOPPER)
     console.print(f"{folder}: {minutes:.1f} minutes, calibration {calibrations}")
-
-
-def check_scales(calibrations: Sequence[Mapping[str, float]]) -> None:
-    """Check that the valid weeks agree with what the members learned from the train weeks.
-
-    Raises:
-        ValueError: If the scale of a calibration is not above 0: it would turn the order of items
-            upside down.
-    """
-    for number, calibration in enumerate(calibrations):
-        if not calibration["scale"] > 0:
-            raise ValueError(
-                f"the calibration scale of model {number} is {calibration['scale']:.3f}, but it "
-                "must be above 0: in the valid weeks, what the model ranks low is bought more. "
-                "Train for more epochs, or see whether the tables of both splits are alike."
-            )
 
 
 def fit_member(log: Log, examples: Examples, config: Config, number: int) -> SlateShopper:

@@ -23,11 +23,10 @@ from typing import ClassVar
 import torch
 from rich.console import Console
 
-from benchmarks.data.finetune import check_scales
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.command import run_command
 from benchmarks.lab.folders import check_apart, replace_folder
-from benchmarks.lab.log_checks import digest_of
+from benchmarks.lab.log_checks import check_scales, digest_of
 from benchmarks.lab.logs import DEFAULT_LOG, SHIPPED_SHOPPER, Log, ready
 from benchmarks.lab.provenance import versions
 from benchmarks.lab.settings import TABLES, remember_settings, settings_of

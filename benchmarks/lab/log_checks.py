@@ -1,14 +1,15 @@
 """Checks of a log as a whole: whether its tables fit together, and suffice for a fit.
 
 Readers check each table alone (`recsim_env.logs.schema`). These checks come before a training,
-because what they find would otherwise be found after it, or never.
+because what they find would otherwise be found after it, or never; that of the calibration comes
+before a shopper is written.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import polars as pl
@@ -127,6 +128,22 @@ def check_slates(path: Path, slates: pl.DataFrame) -> None:
             f"{path}: column 'slate', row {other[0]}: found {lengths[other[0]]} items, expected "
             f"{lengths[0]}, as in the first row: a ranker learns from slates of one length."
         )
+
+
+def check_scales(calibrations: Sequence[Mapping[str, float]]) -> None:
+    """Check that the valid weeks agree with what the members learned from the train weeks.
+
+    Raises:
+        ValueError: If the scale of a calibration is not above 0: it would turn the order of items
+            upside down.
+    """
+    for number, calibration in enumerate(calibrations):
+        if not calibration["scale"] > 0:
+            raise ValueError(
+                f"the calibration scale of model {number} is {calibration['scale']:.3f}, but it "
+                "must be above 0: in the valid weeks, what the model ranks low is bought more. "
+                "Train for more epochs, or see whether the tables of both splits are alike."
+            )
 
 
 def _check_purchases(path: Path, baskets: pl.DataFrame) -> None:

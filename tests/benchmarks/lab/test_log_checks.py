@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks.data import finetune, train_ranker
-from benchmarks.lab.log_checks import digest_of
+from benchmarks.lab.log_checks import check_scales, digest_of
 from benchmarks.lab.logs import Log
 from benchmarks.lab.settings import TABLES, settings_of, write_settings
 from benchmarks.shopper import ablation
@@ -210,10 +210,10 @@ def test_an_ablation_does_not_go_on_with_other_tables(own: Path, tmp_path: Path)
 
 
 def test_a_calibration_that_turns_the_order_of_items_is_refused() -> None:
-    finetune.check_scales([{"scale": 0.2}, {"scale": 1.0}])
+    check_scales([{"scale": 0.2}, {"scale": 1.0}])
     for scale in (0.0, -0.018, float("nan")):
         with pytest.raises(ValueError, match=r"scale of model 1 is .*, but it must be above 0"):
-            finetune.check_scales([{"scale": 0.2}, {"scale": scale}])
+            check_scales([{"scale": 0.2}, {"scale": scale}])
 
 
 @pytest.mark.parametrize("content", ["", '{"shopper": ', "[]"])
