@@ -4,6 +4,7 @@
 #   make test   all tests, the ones that train included
 #   make lint   format, style and types
 #   make interop  train TorchRL's and RLlib's PPO and d3rlpy's IQL here, in environments of their own: an hour
+#   make outsider  train MORL-Baselines' CAPQL for the frontier of many goals, in an environment of its own: an hour
 #   make audit  known vulnerabilities of the pinned dependencies, where PyPI can be asked
 #   make docs   the documentation, in build/docs; warnings are errors
 #   make kill   kill every command that goes on after it, before and after each of its file operations: hours
@@ -30,11 +31,12 @@ SECONDS ?= 3600
 BIN := .venv/bin
 LOWEST := .cache/venv-lowest
 INTEROP := .cache/venv-torchrl .cache/venv-rllib .cache/venv-d3rlpy
+MORL := .cache/venv-morl
 AUDIT := .cache/venv-audit
 AUDITOR := pip-audit==2.10.1
 PIP := -m pip --disable-pip-version-check --quiet
 
-.PHONY: help setup demo test test-lowest interop audit lint docs kill fuzz bench-check format clean
+.PHONY: help setup demo test test-lowest interop outsider audit lint docs kill fuzz bench-check format clean
 
 help:
 	@awk '!/^#/ { exit } { sub(/^# ?/, ""); print }' Makefile
@@ -56,6 +58,9 @@ interop: $(INTEROP:=/installed)
 	OMP_NUM_THREADS=1 .cache/venv-torchrl/bin/python -m examples.interop.torchrl_ppo
 	OMP_NUM_THREADS=1 .cache/venv-rllib/bin/python -m examples.interop.rllib_ppo
 	OMP_NUM_THREADS=1 .cache/venv-d3rlpy/bin/python -m examples.interop.d3rlpy_iql
+
+outsider: $(MORL)/installed
+	OMP_NUM_THREADS=1 $(MORL)/bin/python -m benchmarks.agents.frontier --contenders uniform capql
 
 # An environment of its own, so that what the auditor needs is not among what it audits.
 audit: $(AUDIT)/installed
@@ -91,7 +96,7 @@ format: setup
 	$(BIN)/python -m ruff format
 
 clean:
-	rm -rf .venv $(LOWEST) $(INTEROP) $(AUDIT) build docs/reference/modules dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv $(LOWEST) $(INTEROP) $(MORL) $(AUDIT) build docs/reference/modules dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
 # The stamp lies inside the environment, so that it goes when the environment goes; an installation that
 # was broken off has none and is started again.
@@ -108,7 +113,7 @@ $(LOWEST)/installed: pyproject.toml constraints-lowest.txt
 	@touch $@
 
 # The files are whole lists, d3rlpy's with another Gymnasium than it asks for: nothing is resolved.
-$(INTEROP:=/installed): .cache/venv-%/installed: pyproject.toml examples/interop/%.txt
+$(INTEROP:=/installed) $(MORL)/installed: .cache/venv-%/installed: pyproject.toml examples/interop/%.txt
 	$(call create,.cache/venv-$*)
 	.cache/venv-$*/bin/python $(PIP) install $(TORCH)
 	.cache/venv-$*/bin/python $(PIP) install --no-deps --requirement examples/interop/$*.txt

@@ -83,6 +83,8 @@ ALLOWED: dict[str, set[str]] = {
     "agents/ppo/rollout_buffer.py": {
         "numpy.random.permutation"
     },  # the minibatches of SB3's buffer, likewise
+    # MORL-Baselines draws from the library-wide generators, inside a state of its own
+    "benchmarks/lab/capql.py": {"stable_baselines3.common.utils.set_random_seed"},
     "agents/ppo/randomness.py": {
         "torch.set_rng_state",
         "numpy.random.get_state",

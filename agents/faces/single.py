@@ -24,7 +24,8 @@ class FaceEnv(gymnasium.Env[Any, Any], Generic[Actions]):
     """A `SlateEnv` behind a `Face`: one vector is observed, and actions are those of the face.
 
     Args:
-        simulator: shoppers that nobody else steps
+        simulator: shoppers that nobody else steps; with objectives, rewards are those of `SlateEnv`
+            with them, and `reward_space` is their space
         face: what is observed, and what actions mean
         render_mode: `ansi`, `rgb_array` or None, as `SlateEnv`
 
@@ -45,6 +46,8 @@ class FaceEnv(gymnasium.Env[Any, Any], Generic[Actions]):
         self.render_mode = self._slates.render_mode
         self.observation_space = face.observation_space
         self.action_space = face.action_space
+        if simulator.objectives is not None:
+            self.reward_space = simulator.objectives.reward_space
         self._view: View | None = None
 
     @property

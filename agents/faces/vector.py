@@ -30,7 +30,8 @@ class FaceVectorEnv(VectorEnv[Array, Array, Array], Generic[Actions]):
     whose episode ended, None elsewhere.
 
     Args:
-        simulator: shoppers that nobody else steps
+        simulator: shoppers that nobody else steps; with objectives, rewards are (B, n), and
+            `reward_space` is the space of a row's
         face: what is observed, and what actions mean
         num_envs: B
         autoreset_mode: when a row starts again after an end
@@ -70,6 +71,8 @@ class FaceVectorEnv(VectorEnv[Array, Array, Array], Generic[Actions]):
         self.single_action_space = face.action_space
         self.observation_space = batch_space(face.observation_space, self.num_envs)
         self.action_space = batch_space(face.action_space, self.num_envs)
+        if self.simulator.objectives is not None:
+            self.reward_space = self.simulator.objectives.reward_space
         self._view: View | None = None
 
     @property

@@ -11,7 +11,8 @@ clicks is what is left. Three and four goals have the weights of a grid on the s
 `ppo_composer` for each: the agent has a fifth of the steps of all specialists together, and as
 `ppo_conditioned_equal` as many. Further contenders are re-rankers with one parameter, swept over
 its range, `reward_greedy` in each weighted reward, and `constant` with knobs that were tuned anew
-for each on other shoppers.
+for each on other shoppers. `capql`, of MORL-Baselines, is an agent for all weights too: it plays
+where it is asked for, in an environment of its own (`benchmarks.lab.capql`).
 
 All contenders of a world and a seed serve the same fresh shoppers. What is measured is the return
 of each goal. A front is judged by two hypervolumes, beyond the return of `uniform`, where a sweep
@@ -26,6 +27,7 @@ different `--contenders`, `--worlds` or `--seeds`; each reports on all cells tha
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -37,6 +39,7 @@ import polars as pl
 
 from agents import AGENTS, TrainingSetup
 from agents.evaluate import evaluate
+from agents.faces import IntentFace
 from agents.keeper import Keeper
 from agents.places import REPORTED_SEED, TUNING_SEED, Site, seeds
 from agents.places.opening import slug
@@ -46,12 +49,15 @@ from benchmarks.agents.frontier_report import (
     CONSTANT,
     CONTENDERS,
     EQUAL,
+    EVERYBODY,
     GREEDY,
+    OUTSIDER,
     SPECIALISTS,
     UNIFORM,
     Weighed,
     report,
 )
+from benchmarks.lab.capql import library, train_capql
 from benchmarks.lab.command import run_command
 from benchmarks.lab.fronts import simplex_grid
 from benchmarks.lab.options import Cells, Markets, Results
@@ -94,7 +100,7 @@ class Config(Markets, Cells, Results):
     """Play the cells of the frontier that are missing, and report on all that were played."""
 
     BOUNDS: ClassVar[Mapping[str, Within]] = {"weights": SHARE, "parts": Within(1, 100)}
-    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"contenders": CONTENDERS, "env": ENVS}
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"contenders": EVERYBODY, "env": ENVS}
 
     env: str = MARKET
     """The environment: the market, the market that was learned from its log, or the Complete
@@ -102,8 +108,8 @@ class Config(Markets, Cells, Results):
     goals: tuple[str, ...] = GOALS
     """The goals, two to four names of reward terms."""
     contenders: tuple[str, ...] = CONTENDERS
-    """Who plays. `ppo_composer` are the specialists; `ppo_conditioned_equal` is the most
-    expensive."""
+    """Who plays. `ppo_composer` are the specialists; `ppo_conditioned_equal` is the most expensive.
+    `capql` can be asked for where MORL-Baselines is installed."""
     worlds: tuple[int, ...] = WORLDS
     """Seeds of the markets' catalogues. Environments other than the market have one, which is 0."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
@@ -118,6 +124,8 @@ class Config(Markets, Cells, Results):
     """Length of the training of a specialist in shopper-steps."""
     shoppers: int = 1024
     """Number of shoppers that are served at once in a training."""
+    outsider_steps: int = 150_000
+    """Length of a training of `capql` in shopper-steps; each takes many times as long as PPO's."""
     trials: int = 30
     """Number of knobs that are tried for `constant`, at each weight."""
     tuning_episodes: int = 256
@@ -220,7 +228,7 @@ def cells_of(config: Config) -> list[Cell]:
     ways = range(len(config.weighed.ways))
     return [
         Cell(config, world, seed, contender, way)
-        for contender in CONTENDERS
+        for contender in EVERYBODY
         if contender in config.contenders
         for world in config.worlds
         for seed in config.seeds
@@ -340,11 +348,39 @@ def play_conditioned(cell: Cell, ground: Ground) -> list[Row]:
     ]
 
 
+def play_outsider(cell: Cell, ground: Ground) -> list[Row]:
+    """Train CAPQL once, and play it at each of the weights. It does not go on where it stopped."""
+    config, weighed = cell.config, cell.config.weighed
+    shares = dict.fromkeys(config.goals, 1 / len(config.goals))
+
+    def make() -> tuple[SlateSimulator, PolicyInputs]:
+        simulator = ground.site.simulator("train", reward=shares, objectives=config.goals)
+        return simulator, ground.site.inputs_for(simulator)
+
+    began = time.perf_counter()
+    predict = train_capql(make, config.outsider_steps, cell.seed)
+    facts = {
+        "steps": config.outsider_steps,
+        "minutes": (time.perf_counter() - began) / 60,
+    }
+    face = IntentFace(*make())
+    return [
+        ground.row(
+            cell,
+            face.policy(lambda seen, way=way: predict(seen, np.tile(way, (len(seen), 1)))),
+            weighed.at(number),
+            **facts,
+        )
+        for number, way in enumerate(np.array(weighed.ways, np.float32))
+    ]
+
+
 PLAYED: Mapping[str, Callable[[Cell, Ground], list[Row]]] = {
     CONSTANT: play_constant,
     SPECIALISTS: play_specialist,
     CONDITIONED: play_conditioned,
     EQUAL: play_conditioned,
+    OUTSIDER: play_outsider,
 }
 """How each contender plays a cell; the others need no training."""
 
@@ -357,11 +393,13 @@ def opened(config: Config, world: int) -> Site:
 
 
 def check_served(config: Config) -> None:
-    """Check that the shoppers can serve the goals, before anything is made.
+    """Check that the shoppers can serve the goals, and that all can play, before anything is made.
 
     Raises:
         ValueError: If they cannot.
     """
+    if OUTSIDER in config.contenders:
+        library()
     make_simulator(config.env, device=config.device, reward=dict.fromkeys(config.goals, 1.0))
 
 

@@ -18,10 +18,14 @@ from recsim_env.estimates import Estimate
 
 CONDITIONED, EQUAL, SPECIALISTS = "ppo_conditioned", "ppo_conditioned_equal", "ppo_composer"
 CONSTANT, GREEDY, UNIFORM = "constant", "reward_greedy", "uniform"
+OUTSIDER = "capql"
+"""Somebody else's agent for all weights, which plays only where it is asked for."""
 SWEPT = ("mmr", "dpp", "cap")
 """Re-rankers with one parameter."""
 CONTENDERS = (UNIFORM, GREEDY, *SWEPT, CONSTANT, SPECIALISTS, CONDITIONED, EQUAL)
-"""Who may play, the quick ones first."""
+"""Who plays by default, the quick ones first."""
+EVERYBODY = (*CONTENDERS, OUTSIDER)
+"""Who may play."""
 ALONE = (CONSTANT, SPECIALISTS)
 """Contenders that are made anew for each way of weighing."""
 
@@ -135,6 +139,7 @@ def compared(found: pl.DataFrame, place: str) -> dict[str, Estimate]:
         ratio(f"{name}_over_specialists", ours, (SPECIALISTS,), 0)
         ratio(f"{name}_minus_best_sweep", ours, (GREEDY, *SWEPT), 1)
         ratio(f"{name}_minus_constants", ours, (CONSTANT,), 1)
+        ratio(f"{name}_minus_outsider", ours, (OUTSIDER,), 1)
     return figures
 
 
@@ -190,7 +195,7 @@ def report(rows: pl.DataFrame, weighed: Weighed, place: str = "market") -> Repor
     }
     lines: list[dict[str, object]] = []
     summary: dict[str, Estimate] = {}
-    for contender in CONTENDERS:
+    for contender in EVERYBODY:
         own = found.filter(pl.col("contender") == contender)
         if own.is_empty():
             continue
@@ -225,7 +230,7 @@ def picture(rows: pl.DataFrame, goals: tuple[str, ...]) -> Figure:
     first = rows.filter(pl.col("world") == rows["world"].min())
     joined = "-" if len(goals) == 2 else ""
     for axes, goal in zip(each, goals[1:], strict=True):
-        for contender in CONTENDERS:
+        for contender in EVERYBODY:
             own = first.filter(pl.col("contender") == contender)
             if own.is_empty():
                 continue

@@ -8,7 +8,7 @@ to 13 days, each as likely.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -230,12 +230,18 @@ def toy_simulator(
     horizon_days: float = 182.0,
     history: int = 10,
     strict: bool = False,
+    objectives: Sequence[str] | None = None,
     device: torch.device | str = "cpu",
 ) -> SlateSimulator:
     """A simulator of toy shoppers."""
     shopper = ToyShopper(items, categories, slate_size, device=device, lapse=lapse)
     return SlateSimulator(
-        shopper, reward, horizon_days=horizon_days, history=history, strict=strict
+        shopper,
+        reward,
+        horizon_days=horizon_days,
+        history=history,
+        strict=strict,
+        objectives=objectives,
     )
 
 

@@ -310,3 +310,24 @@ def test_the_intents_of_sb3_are_those_of_the_face() -> None:
     env = intent_vec_env(simulator, inputs, 3)
     assert env.observation_space == IntentFace(*shop()).observation_space
     assert env.action_space.shape == IntentFace(*shop()).action_space.shape
+
+
+@EITHER
+def test_with_objectives_rewards_are_told_side_by_side(kind: str) -> None:
+    goals = ("clicks", "intra_list_distance")
+    simulators = [toy_simulator(items=40, horizon_days=40.0, objectives=goals) for _ in range(2)]
+    inputs = replace(toy_inputs(simulators[0]), pool=PLACES)
+    one = (IntentEnv if kind == "intent" else MaskedSlateEnv)(simulators[0], inputs)
+    many = (IntentVectorEnv if kind == "intent" else MaskedSlateVectorEnv)(simulators[1], inputs, 3)
+    plain = single(kind)
+    assert one.reward_space.shape == many.reward_space.shape == (2,)
+    assert not hasattr(plain, "reward_space")
+    (action,) = some_actions(one.action_space, 1)
+    for env in (plain, one, many):
+        env.reset(seed=4)
+    reward, pair = plain.step(action)[1], np.asarray(one.step(action)[1])
+    weights = plain.simulator.reward.weights
+    assert reward == pytest.approx(sum(weights[goal] * pair[at] for at, goal in enumerate(goals)))
+    rows = many.step(np.stack([action] * 3))[1]
+    assert rows.shape == (3, 2)
+    np.testing.assert_allclose(rows[0], pair, rtol=1e-6)
