@@ -41,7 +41,7 @@ class CapqlConfig:
     """Number of updates after each visit of all of them."""
     gamma: float = 0.98
     """Discount of a visit, that of the other agents."""
-    alpha: float = 0.05
+    alpha: float = 0.01
     """Weight of entropy in the units of the reward."""
     learning_rate: float = 1e-3
     """Rate of Adam for actor and critics."""
