@@ -103,13 +103,13 @@ clean:
 .venv/installed: pyproject.toml constraints.txt
 	$(call create,.venv)
 	$(BIN)/python $(PIP) install --constraint constraints.txt $(TORCH)
-	$(BIN)/python $(PIP) install --constraint constraints.txt --editable ".[render,train,data,serve,peers,interop,offline,mo,scale,docs,dev]"
+	$(BIN)/python $(PIP) install --constraint constraints.txt --editable ".[render,train,data,serve,peers,interop,offline,mo,scale,llm,docs,dev]"
 	@touch $@
 
 $(LOWEST)/installed: pyproject.toml constraints-lowest.txt
 	$(call create,$(LOWEST))
 	$(LOWEST)/bin/python $(PIP) install --constraint constraints-lowest.txt $(TORCH)
-	$(LOWEST)/bin/python $(PIP) install --constraint constraints-lowest.txt --editable ".[render,train,data,serve,peers,interop,offline,mo,scale]" pytest
+	$(LOWEST)/bin/python $(PIP) install --constraint constraints-lowest.txt --editable ".[render,train,data,serve,peers,interop,offline,mo,scale,llm]" pytest
 	@touch $@
 
 # The files are whole lists, d3rlpy's with another Gymnasium than it asks for: nothing is resolved.

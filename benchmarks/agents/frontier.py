@@ -124,7 +124,7 @@ class Config(Markets, Cells, Results):
     """Length of the training of a specialist in shopper-steps."""
     shoppers: int = 1024
     """Number of shoppers that are served at once in a training."""
-    outsider_steps: int = 150_000
+    outsider_steps: int = 100_000
     """Length of a training of `capql` in shopper-steps; each takes many times as long as PPO's."""
     trials: int = 30
     """Number of knobs that are tried for `constant`, at each weight."""

