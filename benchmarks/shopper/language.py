@@ -47,6 +47,7 @@ from benchmarks.lab.threads import use_threads
 from benchmarks.shopper.baselines import platt
 from recsim_env.estimates import Estimate
 from recsim_env.files import read_json, write_json
+from recsim_env.settings import NONE_OR_MORE, Within
 from recsim_env.shoppers.household.examples import Examples
 
 BASES = ("none", "random", "minilm")
@@ -62,6 +63,7 @@ COMMON = ("log", "samples")
 class Config(Results):
     """Judge text encoders where behaviour says nothing: at items that nobody knows."""
 
+    BOUNDS: ClassVar[Mapping[str, Within]] = {"rows": NONE_OR_MORE}
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"encoders": ENCODERS}
 
     encoders: tuple[str, ...] = tuple(ENCODERS)
