@@ -15,16 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from recsim_env.logs.placements import display_of, mailer_of
-from recsim_env.shoppers.household.cold_head import TEXT
+from recsim_env.shoppers.household.cold_head import TEXT, cold_columns, main_directions
 from recsim_env.shoppers.household.examples import Examples
-from recsim_env.shoppers.household.features import (
-    counter_features,
-    scale_of,
-    scaled,
-    visit_context,
-    without_item,
-)
-from recsim_env.shoppers.household.memory import COUNT, Rhythm
+from recsim_env.shoppers.household.features import scale_of, scaled, visit_context
+from recsim_env.shoppers.household.memory import COUNT
 from recsim_env.shoppers.household.model import ITEM_PRIOR, ITEM_STEP
 from recsim_env.shoppers.household.replay import Visits
 
@@ -59,18 +53,13 @@ def plain_columns(examples: Examples, rows: Tensor, placements: tuple[int, int])
     """Compute all that a head reads of rows (R,) but texts: (R, F)."""
     visits, visit, item = examples.visits, examples.row_visit[rows], examples.row_item[rows]
     context = visit_context(examples.rhythm, visits.day.float(), visits.since)[visit]
-    others = without_item(examples.row_stats[rows].float())[:, 1:]
-    times = context[:, Rhythm.VISITS : Rhythm.VISITS + 1].exp()
-    share = torch.log((others[..., COUNT] + 0.1) / (times + 1.0))
     week = visits.week[visit].clamp(max=len(examples.prospects) - 1)
+    stats, prospect = examples.row_stats[rows].float(), examples.prospects[week, item]
     displays, mailers = placements
     code = examples.row_placement[rows]
     return torch.cat(
         [
-            counter_features(others).flatten(1),
-            share,
-            context,
-            examples.prospects[week, item],
+            cold_columns(context, stats, prospect, prospect[:, :0]),
             F.one_hot(display_of(code, mailers), displays).float(),
             F.one_hot(mailer_of(code, mailers), mailers).float(),
         ],
@@ -91,20 +80,12 @@ def text_columns(examples: Examples, rows: Tensor, vectors: Tensor) -> Tensor:
         with the mean of all other items that the shopper bought before, and 0 where there are none.
     """
     visit, item = examples.row_visit[rows], examples.row_item[rows]
-    centred = principal(vectors)
+    centred = main_directions(vectors, LIKENESS)
     bought, number = past_sums(examples.visits, centred)
     own = examples.row_stats[rows, 0, COUNT].float()
     left = bought[visit] - own.unsqueeze(1) * centred[item]
     likeness = F.cosine_similarity(left, centred[item]) * (number[visit] > own).float()
     return torch.cat([centred[item, :TEXT], likeness.unsqueeze(1)], dim=1)
-
-
-def principal(vectors: Tensor) -> Tensor:
-    """Project vectors (N, E) onto the directions in which they differ most: (N, LIKENESS)."""
-    centred = (vectors - vectors.mean(0)).double()
-    _, _, directions = torch.linalg.svd(centred, full_matrices=False)
-    found = (centred @ directions[:LIKENESS].T).float()
-    return F.pad(found, (0, LIKENESS - found.shape[1]))
 
 
 def past_sums(visits: Visits, vectors: Tensor) -> tuple[Tensor, Tensor]:

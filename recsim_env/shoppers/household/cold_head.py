@@ -69,7 +69,7 @@ class ColdHead(nn.Module):
             placement: (...,) int64 codes, display * mailer codes + mailer
             text: (..., TEXT) of the item, from `text`
         """
-        read = scaled(self._read(context, stats, prospect, text), self.scale)
+        read = scaled(cold_columns(context, stats, prospect, text), self.scale)
         mailer = self.displays + mailer_of(placement, self.mailers)
         codes = self.of_codes(display_of(placement, self.mailers)) + self.of_codes(mailer)
         hidden = F.gelu(self.middle(F.gelu(self.inner(read) + codes)))
@@ -78,22 +78,24 @@ class ColdHead(nn.Module):
 
     def set_scale(self, context: Tensor, stats: Tensor, prospect: Tensor, text: Tensor) -> None:
         """Set the scale from many rows (R, ...); the arguments are those of `forward`."""
-        self.scale.copy_(scale_of(self._read(context, stats, prospect, text)))
-
-    def _read(self, context: Tensor, stats: Tensor, prospect: Tensor, text: Tensor) -> Tensor:
-        others = without_item(stats)
-        visits = context[..., Rhythm.VISITS : Rhythm.VISITS + 1].exp()
-        share = torch.log((others[..., 1:, COUNT] + 0.1) / (visits + 1.0))
-        counters = counter_features(others)[..., 1:, :].flatten(-2)
-        return torch.cat([counters, share, context, prospect, text], dim=-1)
+        self.scale.copy_(scale_of(cold_columns(context, stats, prospect, text)))
 
 
-def main_directions(embedding: Tensor) -> Tensor:
-    """Project embeddings (N, E) onto the `TEXT` directions in which they differ most: (N, TEXT).
+def cold_columns(context: Tensor, stats: Tensor, prospect: Tensor, text: Tensor) -> Tensor:
+    """Compute the numbers (..., READ) that the head reads; the arguments are those of `forward`."""
+    others = without_item(stats)
+    visits = context[..., Rhythm.VISITS : Rhythm.VISITS + 1].exp()
+    share = torch.log((others[..., 1:, COUNT] + 0.1) / (visits + 1.0))
+    counters = counter_features(others)[..., 1:, :].flatten(-2)
+    return torch.cat([counters, share, context, prospect, text], dim=-1)
+
+
+def main_directions(embedding: Tensor, number: int = TEXT) -> Tensor:
+    """Project embeddings (N, E) onto the directions in which they differ most: (N, number).
 
     Where there are fewer items or dimensions, the other numbers are 0.
     """
     centred = (embedding - embedding.mean(0)).double()
     _, _, directions = torch.linalg.svd(centred, full_matrices=False)
-    found = (centred @ directions[:TEXT].T).float()
-    return F.pad(found, (0, TEXT - found.shape[1]))
+    found = (centred @ directions[:number].T).float()
+    return F.pad(found, (0, number - found.shape[1]))

@@ -18,28 +18,31 @@ from benchmarks.shopper import language
 from benchmarks.shopper.language import ROW, Config, report
 from recsim_env.shoppers.household.cold_head import TEXT
 from recsim_env.shoppers.household.memory import LEVELS, STATS
+from recsim_env.shoppers.household.replay import Visits
 from tests.support.fake_log import ITEMS, write_shop
 
 VECTORS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
 
 
-def visits() -> Any:
+def visits() -> Visits:
     """Two shoppers: one buys item 0, then 0 and 1, then comes again; one buys 2, then comes."""
-    return SimpleNamespace(
+    nothing = torch.zeros(5, dtype=torch.int64)
+    return Visits(
+        shopper=torch.tensor([0, 0, 0, 1, 1]),
         rank=torch.tensor([0, 1, 2, 0, 1]),
+        day=nothing,
+        week=nothing,
+        store=nothing,
+        gap=nothing,
+        follow_up=nothing,
+        since=nothing.float(),
         starts=torch.tensor([0, 1, 3, 3, 4, 4]),
         items=torch.tensor([0, 0, 1, 2]),
-        __len__=lambda: 5,
     )
 
 
-class FiveVisits(SimpleNamespace):
-    def __len__(self) -> int:
-        return 5
-
-
 def test_sums_of_the_past_are_those_by_hand() -> None:
-    sums, count = past_sums(FiveVisits(**vars(visits())), VECTORS)
+    sums, count = past_sums(visits(), VECTORS)
     assert count.tolist() == [0, 1, 3, 0, 1]
     assert sums.tolist() == [[0, 0], [1, 0], [2, 1], [0, 0], [-1, 0]]
 
@@ -48,7 +51,7 @@ def test_likeness_leaves_the_item_itself_out() -> None:
     stats = torch.zeros(3, LEVELS, STATS)
     stats[0, 0, 0] = 2.0  # the shopper bought item 0 twice before the third visit
     examples: Any = SimpleNamespace(
-        visits=FiveVisits(**vars(visits())),
+        visits=visits(),
         row_visit=torch.tensor([2, 2, 3]),
         row_item=torch.tensor([0, 1, 1]),
         row_stats=stats,
@@ -110,7 +113,7 @@ def test_random_tells_texts_apart_and_none_tells_nothing() -> None:
 
 def lines(encoder: str, seed: int, auc: list[float]) -> list[dict[str, Any]]:
     place = {"encoder": encoder, "rows": 0, "seed": seed}
-    facts = {
+    facts: dict[str, list[float]] = {
         "auc": auc,
         "log_loss": [0.1, 0.1, 0.2],
         "households": [9],
@@ -155,9 +158,9 @@ def test_a_tiny_run_fits_each_cell_once(tmp_path: Path, monkeypatch: pytest.Monk
         results=tmp_path / "results",
     )
     language.main(config)
-    rows = read_rows(tmp_path / "results" / "language")
+    rows = read_rows("language", results=tmp_path / "results")
     assert len(rows.filter(pl.col("what") == "auc", pl.col("n") == 0)) == 2 * 2 * 2
-    told = read_summary(tmp_path / "results" / "language")
+    told = read_summary("language", results=tmp_path / "results")
     assert "random/all/auc_minus_none" in told
 
     fitted = []
