@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 
 from recsim_env import trees
+from recsim_env.episodes import Episodes
 from recsim_env.shoppers.base import name_of
-from recsim_env.simulator import Episodes, SlateSimulator
+from recsim_env.simulator import SlateSimulator
 from recsim_env.tensors import copied, shared
 from recsim_env.types import Observation, Outcome
 

@@ -15,6 +15,12 @@ import gymnasium
 import torch
 
 from recsim_env import checks
+from recsim_env.arguments import (
+    checked_history,
+    checked_horizon,
+    checked_newcomers,
+    checked_slate_size,
+)
 from recsim_env.belief.base import Belief
 from recsim_env.graphs import GraphedSimulator
 from recsim_env.rewards import Reward, as_reward
@@ -22,13 +28,7 @@ from recsim_env.rewards.objectives import checked_objectives
 from recsim_env.shop_file import HOUSEHOLD, SESSION, ShopFile, doubt_levels, refuse_failed
 from recsim_env.shoppers import cold
 from recsim_env.shoppers.base import Shopper
-from recsim_env.simulator import (
-    SlateSimulator,
-    checked_history,
-    checked_horizon,
-    checked_newcomers,
-    checked_slate_size,
-)
+from recsim_env.simulator import SlateSimulator
 from recsim_env.types import best_device
 
 ShopperFactory = Callable[..., Shopper[Any]]

@@ -7,7 +7,7 @@ directly.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -18,79 +18,22 @@ from gymnasium.error import ResetNeeded
 from torch import Tensor
 
 from recsim_env import checks, noise, trees
+from recsim_env.arguments import (
+    checked_history,
+    checked_horizon,
+    checked_newcomers,
+    checked_slate_size,
+)
 from recsim_env.belief.base import Belief, SeenVisit
+from recsim_env.episodes import Episodes, Question, latest
 from recsim_env.rewards import Objectives, Reward, RewardInputs, as_reward, check_served
 from recsim_env.rewards.inputs import catalog_tables
 from recsim_env.rewards.objectives import checked_objectives
 from recsim_env.shoppers import cold, promises
-from recsim_env.shoppers.base import HIDDEN, Description, Past, S, Shopper, is_bundle, name_of
-from recsim_env.tensors import among, copied, first_places, looked_up, shared
+from recsim_env.shoppers.base import HIDDEN, Description, Past, Shopper, is_bundle, name_of
+from recsim_env.tensors import among, copied, first_places, is_dense, looked_up, shared
 from recsim_env.trees import Flat
 from recsim_env.types import MAX_DAYS, Observation, Outcome, Response, Step
-
-MOST_POSITIONS = 1000
-"""Positions of the longest slate: an observation holds `history` slates, so that both are
-bounded."""
-LONGEST_HISTORY = 1000
-"""Slates that a shop can remember at most."""
-
-
-@dataclass(frozen=True)
-class Question:
-    """What B shoppers are asked at a visit.
-
-    Shapes: B shoppers, K positions, V draws of a visit.
-    """
-
-    slates: Tensor
-    """(B, K) int64, top position first."""
-    shown: Tensor
-    """(B, K) bool, False for a repeated item and for what is no candidate."""
-    draws: Tensor
-    """(B, V) float32, uniform in [0, 1)."""
-    discount: Tensor | None
-    """(B,) float32 of bundles, None of other slates."""
-
-    def rows(self, rows: Tensor) -> Question:
-        """Return what the shoppers of some rows (R,) are asked, in that order."""
-        discount = None if self.discount is None else self.discount[rows]
-        return Question(self.slates[rows], self.shown[rows], self.draws[rows], discount)
-
-    def answer(self, shopper: Shopper[S], state: S) -> Response:
-        """Ask the shoppers, whose `state` is moved in place to the next visit."""
-        asked = (state, self.slates, self.shown, self.draws)
-        if self.discount is None:
-            return shopper.respond(*asked)
-        return shopper.respond_to_offer(*asked, self.discount)
-
-
-@dataclass(frozen=True)
-class Episodes:
-    """The state of B episodes.
-
-    Every tensor is replaced and never written into, so that what was handed out stays as it was.
-    """
-
-    seed: Tensor
-    """(B,) int64, the seed that each episode was started with."""
-    number: Tensor
-    """(B,) int64, 0 for the first episode under a seed."""
-    key: Tensor
-    """(B,) int64, seed and number in one: what the noise of the episode is made of."""
-    visit: Tensor
-    """(B,) int64, visits so far."""
-    day: Tensor
-    """(B,) float32, days since the episode began."""
-    ended: Tensor
-    """(B,) bool, the shopper lapsed or the horizon ended, and the row was not reset since."""
-    recent_slates: Tensor
-    """(B, H, K) int64, newest first; -1 where nothing was shown."""
-    recent_clicks: Tensor
-    """(B, H, K) bool."""
-    recent_days: Tensor
-    """(B, H) float32, days since that visit; 0 where there is none."""
-    newcomer: Tensor
-    """(B,) bool, the shopper came without a history, though others have one."""
 
 
 class SlateSimulator:
@@ -221,7 +164,7 @@ class SlateSimulator:
             shoppers = self.arrivals(episodes)
             past = self._past(shoppers, episodes.newcomer)
             beliefs = self._new_beliefs(shoppers, past)
-            episodes = self._remembering(episodes, past)
+            episodes = episodes.remembering(past)
         self._episodes, self._shoppers, self._candidates = episodes, shoppers, None
         self._beliefs = beliefs
         self._shopper = acting
@@ -463,9 +406,7 @@ class SlateSimulator:
             info["new_clicks"] = (new & response.clicks).sum(dim=1)
         if response.outside_reward is not None:
             info["outside_reward"] = response.outside_reward.clone()
-        self._episodes = self._remember(
-            episodes, slates, shown, response, day, response.left | truncated
-        )
+        self._episodes = episodes.after(slates, shown, response, day, response.left | truncated)
         self._candidates = None
         left = response.left.clone()
         return Outcome(reward, left, truncated, info, response, inputs, objectives)
@@ -504,7 +445,7 @@ class SlateSimulator:
         fresh = self._new_episodes(seed, number)
         shoppers = self.arrivals(fresh)
         past = self._past(shoppers, fresh.newcomer)
-        fresh = self._remembering(fresh, past)
+        fresh = fresh.remembering(past)
         trees.put(self._shoppers, rows, shoppers)
         if self.belief is not None:
             trees.put(self._beliefs, rows, self._new_beliefs(shoppers, past))
@@ -773,25 +714,11 @@ class SlateSimulator:
         slates = past.slates.where(known.unsqueeze(2), -1)
         return Past(slates, past.clicks & known.unsqueeze(2), past.days * known)
 
-    def _remembering(self, fresh: Episodes, past: Past | None) -> Episodes:
-        """Return new episodes with what the shop remembers of shoppers whom it knew before."""
-        if past is None:
-            return fresh
-        past = _latest(past, self.history)
-        told = past.slates.shape[1]
-        slates, clicks, days = (
-            fresh.recent_slates.clone(),
-            fresh.recent_clicks.clone(),
-            fresh.recent_days.clone(),
-        )
-        slates[:, :told], clicks[:, :told], days[:, :told] = past.slates, past.clicks, past.days
-        return replace(fresh, recent_slates=slates, recent_clicks=clicks, recent_days=days)
-
     def _new_beliefs(self, shoppers: Any, past: Past | None) -> Any:
         """Return what is believed of shoppers at their first visit; None without a belief."""
         if self.belief is None:
             return None
-        known = None if past is None else _latest(past, self.belief.past_visits)
+        known = None if past is None else latest(past, self.belief.past_visits)
         return self.belief.start(self.shopper.observe(shoppers), known)
 
     @staticmethod
@@ -876,81 +803,6 @@ class SlateSimulator:
             **self._tables,
         )
 
-    def _remember(
-        self,
-        episodes: Episodes,
-        slates: Tensor,
-        shown: Tensor,
-        response: Response,
-        day: Tensor,
-        ended: Tensor,
-    ) -> Episodes:
-        """Return the episodes after this visit, with its slate and its days."""
-        had_visit = torch.arange(self.history, device=self.device) < episodes.visit.unsqueeze(1)
-        aged = (episodes.recent_days + response.days.unsqueeze(1)).where(had_visit, 0)
-        return replace(
-            episodes,
-            visit=episodes.visit + 1,
-            day=day,
-            ended=ended,
-            recent_slates=_push(episodes.recent_slates, slates.where(shown, -1)),
-            recent_clicks=_push(episodes.recent_clicks, response.clicks),
-            recent_days=_push(aged, response.days),
-        )
-
-
-def checked_horizon(horizon_days: Any) -> float:
-    """Check the days after which an episode is truncated; infinity means never.
-
-    Raises:
-        ValueError: If it is no number above 0.
-    """
-    return checks.number("horizon_days", horizon_days, 0, above=True, infinite=True)
-
-
-def checked_newcomers(newcomers: Any, shopper: Shopper[Any] | None = None) -> float:
-    """Check the share of episodes whose shopper comes without a history.
-
-    Args:
-        newcomers: The share.
-        shopper: Who comes; None checks the number alone.
-
-    Raises:
-        ValueError: If it is no number from 0 to 1, or above 0 for shoppers who have no history to
-            lose.
-    """
-    found = cold.share("newcomers", newcomers)
-    if found > 0 and shopper is not None and not shopper.serves_newcomers:
-        raise ValueError(
-            f"newcomers is {found}, but {name_of(shopper)} has no shoppers with a history here, so "
-            "that it must be 0."
-        )
-    return found
-
-
-def checked_history(history: Any) -> int:
-    """Check how many slates a shop remembers.
-
-    Raises:
-        ValueError: If it is no whole number from 1 to `LONGEST_HISTORY`.
-    """
-    return checks.whole("history", history, 1, LONGEST_HISTORY)
-
-
-def checked_slate_size(slate_size: Any) -> int:
-    """Check how many positions a slate has.
-
-    Raises:
-        ValueError: If it is no whole number from 1 to `MOST_POSITIONS`.
-    """
-    return checks.whole("slate_size", slate_size, 1, MOST_POSITIONS)
-
-
-def is_dense(value: Any, dtype: torch.dtype | None = None) -> bool:
-    """Tell whether a value is a dense tensor, of a type where one is given."""
-    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
-    return dense and (dtype is None or value.dtype == dtype)
-
 
 def _among(slates: Tensor, candidates: Tensor, items: int) -> Tensor:
     """Tell which items of slates (B, K) are candidates (B, C) of their row: (B, K) bool."""
@@ -975,16 +827,6 @@ def _check_withholding(shopper: Shopper[Any]) -> None:
             f"withholds_new is True, but {name_of(shopper)} tells {aligned} of its candidates, of "
             "which none can be taken away."
         )
-
-
-def _latest(past: Past, visits: int) -> Past:
-    """Return the last visits of a past, the newest first."""
-    return Past(past.slates[:, :visits], past.clicks[:, :visits], past.days[:, :visits])
-
-
-def _push(history: Tensor, newest: Tensor) -> Tensor:
-    """Put the newest entry (B, ...) in front of (B, H, ...) and drop the oldest."""
-    return torch.cat([newest.unsqueeze(1), history[:, :-1]], dim=1)
 
 
 def _raise_hidden(name: str, slates: Tensor, hidden: Tensor, single: bool) -> None:

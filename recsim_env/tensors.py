@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -211,3 +211,9 @@ def _constant(values: tuple[float, ...], dtype: torch.dtype, device: torch.devic
 def numbered(values: tuple[int, ...], device: torch.device) -> Tensor:
     """Return whole numbers as an int64 tensor on a device, shared and made once as `constant`."""
     return torch.tensor(values, dtype=torch.int64, device=device)
+
+
+def is_dense(value: Any, dtype: torch.dtype | None = None) -> bool:
+    """Tell whether a value is a dense tensor, of a type where one is given."""
+    dense = isinstance(value, Tensor) and value.layout == torch.strided and not value.is_nested
+    return dense and (dtype is None or value.dtype == dtype)

@@ -33,7 +33,8 @@ from recsim_env.env import (
 )
 from recsim_env.registration import EnvConfig, as_simulator
 from recsim_env.rendering import RENDER_MODES, Frame, Scene, arrival, draw, visit
-from recsim_env.simulator import SlateSimulator, is_dense
+from recsim_env.simulator import SlateSimulator
+from recsim_env.tensors import is_dense
 from recsim_env.types import Observation, Outcome, to_numpy
 
 Array = NDArray[Any] | Tensor

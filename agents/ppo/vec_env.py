@@ -35,10 +35,11 @@ from agents.ppo.torch_vec_env import (
 from policies.composer import Composer, View
 from policies.learnable.plackett_luce import slate_observation
 from recsim_env import noise
+from recsim_env.episodes import Episodes
 from recsim_env.graphs import Captured, GraphedSimulator
 from recsim_env.rewards import is_linear, term_value
 from recsim_env.settings import settle
-from recsim_env.simulator import Episodes, SlateSimulator
+from recsim_env.simulator import SlateSimulator
 from recsim_env.trees import Flat, flat, restored
 from recsim_env.types import Observation, Outcome
 

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from recsim_env import trees
+from recsim_env.episodes import Question
 from recsim_env.shoppers.base import Shopper
-from recsim_env.simulator import Question, SlateSimulator
+from recsim_env.simulator import SlateSimulator
 from recsim_env.tensors import looked_up
 
 Change = Callable[[Shopper[Any]], Shopper[Any]]

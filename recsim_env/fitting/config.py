@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from recsim_env import checks
+from recsim_env.arguments import checked_horizon
 from recsim_env.settings import ONE_OR_MORE, SEED, Within, settle
 from recsim_env.shoppers.session.fit import SessionFitConfig
-from recsim_env.simulator import checked_horizon
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from recsim_env import checks
 from recsim_env.rollout import check_policy_type, draws_for
-from recsim_env.simulator import SlateSimulator, is_dense
-from recsim_env.tensors import among, first_places
+from recsim_env.simulator import SlateSimulator
+from recsim_env.tensors import among, first_places, is_dense
 from recsim_env.testing.generators import generators
 from recsim_env.types import Observation, Policy
 

@@ -13,8 +13,7 @@ from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.rewards import RewardInputs, Term
 from recsim_env.rewards.inputs import catalog_tables
-from recsim_env.simulator import is_dense
-from recsim_env.tensors import first_places
+from recsim_env.tensors import first_places, is_dense
 from recsim_env.testing.generators import generators
 
 
