@@ -35,7 +35,7 @@ from benchmarks.lab import places
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.command import run_command
 from benchmarks.lab.run import RESULTS, Report, read_origin, read_rows, report_again
-from benchmarks.shopper import carts, explained, own_log, portrait, verdict_cases
+from benchmarks.shopper import carts, explained, language, own_log, portrait, verdict_cases
 from benchmarks.speed import (
     gpu,
     latency_report,
@@ -87,6 +87,7 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
     "explained": lambda rows, config, folder: explained.report(rows),
     "frontier": of_frontier,
     "gpu": lambda rows, config, folder: gpu.report(rows),
+    "language": lambda rows, config, folder: language.report(rows),
     "latency": lambda rows, config, folder: latency_report.report(rows),
     "league": of_league,
     "learning_curves": lambda rows, config, folder: learning_curves.report(rows),

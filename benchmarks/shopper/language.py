@@ -229,7 +229,7 @@ def report(rows: pl.DataFrame) -> Report:
     for encoder in encoders:
         own = rows.filter(pl.col("encoder") == encoder)
         line: dict[str, object] = {"encoder": f"`{encoder}`", "width": int(_mean(own, "width"))}
-        line["ms"] = 1e3 * _mean(own, "seconds")
+        line["ms"] = round(1e3 * _mean(own, "seconds"), 1) or None  # of what reads texts
         for number in numbers:
             at = own.filter(pl.col("rows") == number)
             households = int(_mean(at, "households"))
