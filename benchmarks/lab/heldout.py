@@ -97,12 +97,21 @@ def bootstrap_mean(values: Floats, shopper: Ints, samples: int) -> tuple[float, 
     return float(values.mean()), (draws @ total) / (draws @ number), len(who)
 
 
-def estimate(value: float, samples: Floats, households: int) -> Estimate:
+def estimate(
+    value: float, samples: Floats, households: int, fits: Floats | None = None
+) -> Estimate:
     """Turn a score and its bootstrap samples (S,) over households into an estimate.
 
     The 95 % interval is the critical value of `benchmarks.lab.statistics` times the standard
     deviation of the samples, which a hundred of them estimate better than their outer quantiles.
     Samples in which the score is not defined (NaN) are left out.
+
+    Args:
+        value: the score; the mean of `fits` where these are given
+        samples: its bootstrap samples (S,)
+        households: number of households
+        fits: (F,) the score of each fit, whose spread is a second source of error, independent of
+            the households; a single one has no interval
 
     Raises:
         ValueError: If fewer than half of the samples define it.
@@ -114,4 +123,8 @@ def estimate(value: float, samples: Floats, households: int) -> Estimate:
             "least half of them must: there are too few households or responses."
         )
     factor = math.sqrt(households / max(households - 1, 1))
-    return around(value, (factor * float(defined.std(ddof=1)), households), n=households)
+    errors = [(factor * float(defined.std(ddof=1)), households)]
+    if fits is not None:
+        spread = float(fits.std(ddof=1)) if len(fits) > 1 else math.nan
+        errors.append((spread / math.sqrt(len(fits)), len(fits)))
+    return around(value, *errors, n=households)

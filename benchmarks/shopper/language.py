@@ -13,7 +13,9 @@ gained by knowing the same text again (half of the items share theirs); what oth
 is gained by meaning. All have the same number of columns.
 
 Every cell has a file of its own: a command that was stopped goes on. All are scored on the same
-rows; the intervals are over households, of the mean of the seeds.
+rows. An interval holds two sources of error, the households and the seeds of the fits, which share
+their first weights and their batches with those of the other encoders; a single seed has none. It
+does not hold which items were new: these are the same in all cells.
 """
 
 from __future__ import annotations
@@ -234,18 +236,15 @@ def report(rows: pl.DataFrame) -> Report:
             at = own.filter(pl.col("rows") == number)
             households = int(_mean(at, "households"))
             for what in METRICS:
-                mean = _samples(at, what)
-                summary[f"{encoder}/{number or 'all'}/{what}"] = estimate(
-                    mean[0], mean[1:], households
-                )
+                each = _samples(at, what)
+                summary[f"{encoder}/{number or 'all'}/{what}"] = _over_fits(each, households)
                 for base in BASES:
                     if base in encoders and base != encoder:
                         other = rows.filter(
                             (pl.col("encoder") == base) & (pl.col("rows") == number)
                         )
-                        less = mean - _samples(other, what)
-                        summary[f"{encoder}/{number or 'all'}/{what}_minus_{base}"] = estimate(
-                            less[0], less[1:], households
+                        summary[f"{encoder}/{number or 'all'}/{what}_minus_{base}"] = _over_fits(
+                            each - _samples(other, what), households
                         )
             line[f"auc_{number}"] = summary[f"{encoder}/{number or 'all'}/auc"]
         lines.append(line)
@@ -284,9 +283,16 @@ def _mean(own: pl.DataFrame, what: str) -> float:
 
 
 def _samples(own: pl.DataFrame, what: str) -> np.ndarray:
-    """The mean over seeds of a score and of its bootstrap samples: (1 + S,)."""
-    values = own.filter(pl.col("what") == what).group_by("n").agg(pl.col("value").mean())
-    return values.sort("n")["value"].to_numpy()
+    """Return a score and its bootstrap samples, one line a seed: (seeds, 1 + S)."""
+    lines = own.filter(pl.col("what") == what).sort("seed", "n").group_by("seed")
+    values = lines.agg(pl.col("value")).sort("seed")["value"]
+    return np.array(values.to_list(), dtype=np.float64)
+
+
+def _over_fits(each: np.ndarray, households: int) -> Estimate:
+    """Average a score and its samples (seeds, 1 + S) over seeds, with both sources of error."""
+    mean = each.mean(0)
+    return estimate(mean[0], mean[1:], households, fits=each[:, 0])
 
 
 def picture(summary: dict[str, Estimate], encoders: list[str], numbers: list[int]) -> Figure:

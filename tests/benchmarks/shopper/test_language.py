@@ -1,5 +1,6 @@
 """The ladder of encoders: what heads read by hand, and a tiny run that goes on where it stopped."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from agents.statistics import critical
 from benchmarks.lab import cold_rows, encoders
 from benchmarks.lab.cold_rows import ColdRows, fit_head, past_sums, text_columns
 from benchmarks.lab.run import read_rows, read_summary
@@ -138,8 +140,24 @@ def test_figures_are_means_over_seeds_and_differences_are_paired() -> None:
     assert found.summary["none/all/auc"].value == pytest.approx(0.6)
     less = found.summary["minilm/all/auc_minus_none"]
     assert less.value == pytest.approx(0.2)
-    assert less.low == pytest.approx(less.high)  # both samples differ by as much
+    # the households' samples all differ by as much; by .3 and by .1 do the seeds
+    assert less.high - less.value == pytest.approx(critical(2) * 0.1)
+    assert less.value - less.low == pytest.approx(critical(2) * 0.1)
     assert "less `none`" in found.table
+
+
+def test_the_spread_of_seeds_widens_an_interval_and_one_seed_has_none() -> None:
+    samples = [[0.6, 0.5, 0.7], [0.6, 0.5, 0.7], [0.9, 0.8, 1.0]]
+    rows = [line for seed, auc in enumerate(samples) for line in lines("none", seed, auc)]
+    found = report(pl.DataFrame(rows, schema=ROW)).summary["none/all/auc"]
+    assert found.value == pytest.approx(0.7)
+    households = critical(9) * math.sqrt(9 / 8) * math.sqrt(2 * 0.1**2)  # samples .6 and .8
+    seeds = critical(3) * math.sqrt((2 * 0.1**2 + 0.2**2) / 2 / 3)
+    assert found.high - found.value == pytest.approx(math.hypot(households, seeds))
+    one = report(pl.DataFrame(lines("none", 0, samples[0]), schema=ROW)).summary["none/all/auc"]
+    assert one.value == pytest.approx(0.6)
+    assert math.isnan(one.low)
+    assert math.isnan(one.high)
 
 
 def test_a_tiny_run_fits_each_cell_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
