@@ -35,7 +35,15 @@ from benchmarks.lab import places
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.command import run_command
 from benchmarks.lab.run import RESULTS, Report, read_origin, read_rows, report_again
-from benchmarks.shopper import carts, explained, language, own_log, portrait, verdict_cases
+from benchmarks.shopper import (
+    carts,
+    explained,
+    language,
+    own_log,
+    portrait,
+    searches,
+    verdict_cases,
+)
 from benchmarks.speed import (
     gpu,
     latency_report,
@@ -97,6 +105,7 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
     "portrait": lambda rows, config, folder: portrait.report(rows),
     "ppo_speed": lambda rows, config, folder: ppo_speed.report(rows),
     "sardine": lambda rows, config, folder: sardine.report(rows),
+    "searches": lambda rows, config, folder: searches.report(rows),
     "small": lambda rows, config, folder: small_report.report(rows),
     "throughput": lambda rows, config, folder: throughput.report(rows),
     "transfer": lambda rows, config, folder: transfer_report.report(
