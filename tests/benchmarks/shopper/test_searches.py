@@ -13,6 +13,7 @@ from benchmarks.lab import encoders
 from benchmarks.lab.run import read_rows, read_summary
 from benchmarks.shopper import searches
 from benchmarks.shopper.searches import Config, first_share, ranked, report
+from recsim_env.shoppers.carts.shop import words_of
 from tests.support.fake_log import write_shop
 
 SHOP: Any = SimpleNamespace(
@@ -56,8 +57,9 @@ def test_an_encoder_ranks_by_cosines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_texts_of_one_type_are_refused() -> None:
+    one_type: Any = SimpleNamespace(text=("milk; a", "milk; b"))
     with pytest.raises(ValueError, match="has 1 types of products, but it must have 2 or more"):
-        ranked("words", SimpleNamespace(text=("milk; a", "milk; b")))
+        ranked("words", one_type)
 
 
 def test_differences_are_paired_by_search() -> None:
@@ -76,6 +78,6 @@ def test_a_tiny_run(tmp_path: Path) -> None:
     searches.main(
         Config(ways=("words", "random"), log=tmp_path / "log", results=tmp_path / "results")
     )
-    rows = read_rows(tmp_path / "results" / "searches")
-    assert len(rows) == 2 * 2 * len(set(searches.words_of(catalog)))
-    assert "words/whole/auc" in read_summary(tmp_path / "results" / "searches")
+    rows = read_rows("searches", results=tmp_path / "results")
+    assert len(rows) == 2 * 2 * len(set(words_of(catalog)))
+    assert "words/whole/auc" in read_summary("searches", results=tmp_path / "results")
