@@ -125,7 +125,7 @@ def _mean_states(texts: list[str], tokenizer: Any, model: Any) -> Tensor:
         mask = torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
         ids[mask] = torch.tensor([token for line in tokens for token in line])
         states = model(input_ids=ids, attention_mask=mask.long()).last_hidden_state.float()
-        vectors.append((states * mask.unsqueeze(2)).sum(1) / lengths.unsqueeze(1))
+        vectors.append((states * mask.unsqueeze(2)).sum(1) / lengths.clamp(min=1).unsqueeze(1))
     place = {text: at for at, text in enumerate(distinct)}
     return F.normalize(torch.cat(vectors), dim=1)[[place[text] for text in texts]].clone()
 
