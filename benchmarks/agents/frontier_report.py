@@ -139,7 +139,6 @@ def compared(found: pl.DataFrame, place: str) -> dict[str, Estimate]:
         ratio(f"{name}_over_specialists", ours, (SPECIALISTS,), 0)
         ratio(f"{name}_minus_best_sweep", ours, (GREEDY, *SWEPT), 1)
         ratio(f"{name}_minus_constants", ours, (CONSTANT,), 1)
-        ratio(f"{name}_minus_outsider", ours, (OUTSIDER,), 1)
     return figures
 
 
