@@ -19,11 +19,10 @@ import torch
 from rich.console import Console
 
 from benchmarks.data.model_card import COMPLETE_JOURNEY, model_card
-from benchmarks.lab.checked import Checked
 from benchmarks.lab.command import run_command
 from benchmarks.lab.folders import replace_folder
 from benchmarks.lab.log_checks import check_scales, digest_of
-from benchmarks.lab.logs import DEFAULT_LOG, SHIPPED_SHOPPER, Log, ready
+from benchmarks.lab.logs import SHIPPED_SHOPPER, Log, ReadsLog, ready
 from benchmarks.lab.settings import TABLES, remember_settings, settings_of
 from benchmarks.lab.shopper_folder import write_shopper
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
@@ -44,16 +43,13 @@ ENCODERS = ("frozen", "lora", "full")
 
 
 @dataclass(frozen=True)
-class Config(Checked):
+class Config(ReadsLog):
     """Fit the household shopper to a log."""
 
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"text_encoder": ENCODERS}
 
     shopper: FinetuneConfig = field(default_factory=FinetuneConfig)
     """Size of the model, and settings of its training."""
-    log: Path = DEFAULT_LOG
-    """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
-    default one is built first where it does not exist."""
     output: Path = Path("runs/finetune")
     """Folder of checkpoints, TensorBoard events and the finished shopper (`shopper/`). A command
     that was stopped goes on from there."""

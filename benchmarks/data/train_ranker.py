@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from benchmarks.lab import heldout
 from benchmarks.lab.command import run_command
 from benchmarks.lab.log_checks import check_slates, check_visits
-from benchmarks.lab.logs import DEFAULT_LOG, Log, ready
+from benchmarks.lab.logs import Log, ReadsLog, ready
 from benchmarks.lab.options import Results
 from benchmarks.lab.run import Run
 from benchmarks.lab.tables import markdown
@@ -60,12 +60,9 @@ KEYS = {
 
 
 @dataclass(frozen=True)
-class Config(Results):
+class Config(ReadsLog, Results):
     """Fit the CTR ranker to a log of household shoppers."""
 
-    log: Path = DEFAULT_LOG
-    """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
-    default one is built first where it does not exist."""
     output: Path = WEIGHTS
     """File that the ranker is written into. The default replaces the ranker that comes with the
     policies."""

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import recsim_env
 from benchmarks.lab import heldout
+from benchmarks.lab.checked import Checked
 from benchmarks.lab.folders import check_apart
 from benchmarks.lab.log_checks import check_log
 from recsim_env.catalog import Catalog
@@ -75,6 +76,15 @@ def ready(folder: Path, console: Console, outputs: Mapping[str, Path]) -> Path:
             f"python -m benchmarks.data.build_log --folder {folder}."
         )
     return folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadsLog(Checked):
+    """The folder of the log, for the configuration of a command that reads one."""
+
+    log: Path = DEFAULT_LOG
+    """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
+    default one is built first where it does not exist."""
 
 
 @dataclass(frozen=True)

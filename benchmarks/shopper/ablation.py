@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks.lab.command import run_command
 from benchmarks.lab.heldout import bootstrap, estimate
 from benchmarks.lab.log_checks import digest_of
-from benchmarks.lab.logs import DEFAULT_LOG, Log, need_cold_items, ready, sorted_rows
+from benchmarks.lab.logs import Log, ReadsLog, need_cold_items, ready, sorted_rows
 from benchmarks.lab.options import Results
 from benchmarks.lab.run import Run
 from benchmarks.lab.settings import (
@@ -80,7 +80,7 @@ METRICS = {
 
 
 @dataclass(frozen=True)
-class Config(Results):
+class Config(ReadsLog, Results):
     """Train every variant of the shopper, and score it on weeks that none was trained on."""
 
     question: Literal["parts", "choices"] = "parts"
@@ -91,9 +91,6 @@ class Config(Results):
     )
     """Settings of every training, but for what makes the variant. The default of one pass keeps
     `parts` short; `choices` bring passes and dropout of their own."""
-    log: Path = DEFAULT_LOG
-    """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
-    default one is built first where it does not exist."""
     output: Path = Path("runs/ablation")
     """Folder of the trainings while they run, and of the scores of those that are done. A command
     that was stopped goes on from there."""

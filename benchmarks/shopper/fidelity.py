@@ -35,9 +35,9 @@ from benchmarks.lab.heldout import (
     estimate,
 )
 from benchmarks.lab.logs import (
-    DEFAULT_LOG,
     SHIPPED_SHOPPER,
     Log,
+    ReadsLog,
     need_cold_items,
     ready,
     rows_of,
@@ -97,7 +97,7 @@ JUDGED = {
 
 
 @dataclass(frozen=True)
-class Config(Results):
+class Config(ReadsLog, Results):
     """Measure a fine-tuned shopper on the test weeks of its log."""
 
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"precision": PRECISIONS}
@@ -105,9 +105,6 @@ class Config(Results):
     shopper: Path = SHIPPED_SHOPPER
     """Folder of the fine-tuned shopper, by `benchmarks.data.finetune`; it is read only. The default
     is the shopper that the package ships."""
-    log: Path = DEFAULT_LOG
-    """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
-    default one is built first where it does not exist."""
     samples: int = 100
     """Number of bootstrap samples of households, from which the width of every interval is found.
     More of them hardly change a width."""

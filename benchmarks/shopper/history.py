@@ -31,7 +31,7 @@ from agents.statistics import estimate_mean
 from benchmarks.lab.command import run_command
 from benchmarks.lab.heldout import bootstrap, estimate
 from benchmarks.lab.log_checks import digest_of
-from benchmarks.lab.logs import DEFAULT_LOG, Log, need_cold_items, ready, sorted_rows
+from benchmarks.lab.logs import Log, ReadsLog, need_cold_items, ready, sorted_rows
 from benchmarks.lab.options import Results
 from benchmarks.lab.plots import BLUE, RED, intervals, panels
 from benchmarks.lab.run import Report, Run
@@ -57,7 +57,7 @@ COMMON = ("shopper", "log", "samples")
 
 
 @dataclass(frozen=True)
-class Config(Results):
+class Config(ReadsLog, Results):
     """Fit shoppers that remember more visits or fewer, score them, and time their steps."""
 
     BOUNDS: ClassVar[Mapping[str, Within]] = {"seconds": POSITIVE}
@@ -72,9 +72,6 @@ class Config(Results):
     )
     """Settings of every training, but for window and counters. The default of half a pass from
     nothing keeps the command within an hour."""
-    log: Path = DEFAULT_LOG
-    """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
-    default one is built first where it does not exist."""
     output: Path = Path("runs/history")
     """Folder of the fitted shoppers and of their scores. A command that was stopped goes on from
     there."""

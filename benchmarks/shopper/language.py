@@ -38,8 +38,8 @@ from benchmarks.lab.command import run_command
 from benchmarks.lab.encoders import ENCODERS, encode
 from benchmarks.lab.heldout import bootstrap, estimate
 from benchmarks.lab.log_checks import digest_of
-from benchmarks.lab.logs import DEFAULT_LOG, Log, need_cold_items, ready, rows_of, sorted_rows
-from benchmarks.lab.options import Results
+from benchmarks.lab.logs import Log, ReadsLog, need_cold_items, ready, rows_of, sorted_rows
+from benchmarks.lab.options import Results, Threads
 from benchmarks.lab.plots import intervals, panels
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.settings import TABLES, check_settings, remember_settings, settings_of
@@ -61,7 +61,7 @@ COMMON = ("log", "samples")
 
 
 @dataclass(frozen=True)
-class Config(Results):
+class Config(ReadsLog, Threads, Results):
     """Judge text encoders where behaviour says nothing: at items that nobody knows."""
 
     BOUNDS: ClassVar[Mapping[str, Within]] = {"rows": NONE_OR_MORE}
@@ -74,15 +74,10 @@ class Config(Results):
     """Numbers of training rows, drawn at random; 0 means all."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds of the fits, and of which rows are drawn."""
-    log: Path = DEFAULT_LOG
-    """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
-    default one is built first where it does not exist."""
     output: Path = Path("runs/language")
     """Folder of vectors and scores. A command that was stopped goes on from there."""
     samples: int = 50
     """Number of bootstrap samples of households behind the width of every interval."""
-    threads: int = 1
-    """Number of processor threads."""
 
 
 @dataclass(frozen=True)
@@ -146,20 +141,23 @@ processor that a text took."""
 
 def play(cells: list[Cell], log: Log, config: Config) -> None:
     """Fit and score cells, encoder by encoder, and write the rows of each."""
-    encoded = {  # first, as it is here that something may be missing
-        name: encode(
-            name, list(log.catalog.text), config.output / "vectors" / f"{name}.safetensors"
-        )
+    # Vectors of all texts come first, as it is here that something may be missing.
+    folder, texts = config.output / "vectors", list(log.catalog.text)
+    encoded = {
+        name: encode(name, texts, folder / f"{name}.safetensors")
         for name in dict.fromkeys(cell.encoder for cell in cells)
     }
+
+    # Rows of the train weeks, and those of cold items in the other weeks.
     hidden, cold = log.examples(cold_hidden=True), log.cold
     train, valid, test = (
         rows_of(hidden, split, ("case_control",)) for split in ("train", "valid", "test")
     )
     splits = (train, *(rows[cold[hidden.row_item[rows]]] for rows in (valid, test)))
     plain = [plain_columns(hidden, rows, log.facts.placements) for rows in splits]
+
+    # The cells of each encoder.
     for encoder, (vectors, seconds) in encoded.items():
-        facts = {"width": float(vectors.shape[1]), "seconds": seconds}
         read = [
             ColdRows(
                 torch.cat([columns, text_columns(hidden, rows, vectors)], dim=1),
@@ -169,11 +167,10 @@ def play(cells: list[Cell], log: Log, config: Config) -> None:
             )
             for columns, rows in zip(plain, splits, strict=True)
         ]
+        facts = {"width": [float(vectors.shape[1])], "seconds": [seconds]}
         own = [cell for cell in cells if cell.encoder == encoder]
         for cell in tqdm(own, desc=encoder, unit="cell"):
-            values = scored(cell, read, splits, hidden, config) | {
-                what: [value] for what, value in facts.items()
-            }
+            values = scored(cell, read, splits, hidden, config) | facts
             place = {"encoder": encoder, "rows": cell.rows, "seed": cell.seed}
             rows = [
                 {**place, "what": what, "n": n, "value": value}
@@ -225,56 +222,72 @@ def report(rows: pl.DataFrame) -> Report:
     """Make table, summary and figure of the rows."""
     encoders = [name for name in ENCODERS if name in rows["encoder"].unique()]
     numbers = sorted(rows["rows"].unique(), key=lambda number: number or np.inf)
+    bases = [base for base in BASES if base in encoders]
     summary: dict[str, Estimate] = {}
+    for number in numbers:
+        summary |= estimates_of(rows.filter(pl.col("rows") == number), number, encoders, bases)
+
+    # One line an encoder.
     lines: list[dict[str, object]] = []
     for encoder in encoders:
         own = rows.filter(pl.col("encoder") == encoder)
-        line: dict[str, object] = {"encoder": f"`{encoder}`", "width": int(_mean(own, "width"))}
-        line["ms"] = round(1e3 * _mean(own, "seconds"), 1) or None  # of what reads texts
-        for number in numbers:
-            at = own.filter(pl.col("rows") == number)
-            households = int(_mean(at, "households"))
-            for what in METRICS:
-                each = _samples(at, what)
-                summary[f"{encoder}/{number or 'all'}/{what}"] = _over_fits(each, households)
-                for base in BASES:
-                    if base in encoders and base != encoder:
-                        other = rows.filter(
-                            (pl.col("encoder") == base) & (pl.col("rows") == number)
-                        )
-                        summary[f"{encoder}/{number or 'all'}/{what}_minus_{base}"] = _over_fits(
-                            each - _samples(other, what), households
-                        )
-            line[f"auc_{number}"] = summary[f"{encoder}/{number or 'all'}/auc"]
-        lines.append(line)
-    headers = {"encoder": "encoder", "width": "numbers", "ms": "ms a text"} | {
-        f"auc_{number}": f"AUC, {number:,} rows" if number else "AUC, all rows"
-        for number in numbers
-    }
+        ms = round(1e3 * _mean(own, "seconds"), 1) or None  # of what reads texts
+        line = {"encoder": f"`{encoder}`", "width": int(_mean(own, "width")), "ms": ms}
+        found = {_told(number): summary[_key(encoder, number, "auc")] for number in numbers}
+        lines.append(line | found)
+    headers = {"encoder": "encoder", "width": "numbers", "ms": "ms a text"}
+    headers |= {_told(number): f"AUC, {_told(number)}" for number in numbers}
     table = markdown(lines, headers)
-    for base in BASES:
-        less = [
+
+    # Differences from each base: of the AUC everywhere, and of the log-loss at most rows.
+    compared = [("auc", number) for number in numbers] + [("log_loss", numbers[-1])]
+    titles = {"auc": "AUC", "log_loss": "log-loss"}
+    for base in bases:
+        lines = [
             {"encoder": f"`{encoder}`"}
             | {
-                f"{what}_{number}": summary[f"{encoder}/{number or 'all'}/{what}_minus_{base}"]
-                for what, number in _compared(numbers)
+                f"{what}, {number}": summary[f"{_key(encoder, number, what)}_minus_{base}"]
+                for what, number in compared
             }
             for encoder in encoders
-            if encoder != base and base in encoders
+            if encoder != base
         ]
-        if less:
-            names = {
-                f"{what}_{number}": f"{'AUC' if what == 'auc' else 'log-loss'}, "
-                + (f"{number:,} rows" if number else "all rows")
-                for what, number in _compared(numbers)
-            }
-            table += "\n\n" + markdown(less, {"encoder": f"less `{base}`"} | names)
+        headers = {"encoder": f"less `{base}`"} | {
+            f"{what}, {number}": f"{titles[what]}, {_told(number)}" for what, number in compared
+        }
+        table += "\n\n" + markdown(lines, headers) if lines else ""
     return Report(table, summary, picture(summary, encoders, numbers))
 
 
-def _compared(numbers: list[int]) -> list[tuple[str, int]]:
-    """What the differences are told of: the AUC everywhere, and the log-loss at most rows."""
-    return [("auc", number) for number in numbers] + [("log_loss", numbers[-1])]
+def estimates_of(
+    rows: pl.DataFrame, number: int, encoders: list[str], bases: list[str]
+) -> dict[str, Estimate]:
+    """Estimate every metric of every encoder with one number of rows, and less those of bases."""
+    households = int(_mean(rows, "households"))
+    found: dict[str, Estimate] = {}
+    for what in METRICS:
+        each = {
+            encoder: _samples(rows.filter(pl.col("encoder") == encoder), what)
+            for encoder in encoders
+        }
+        for encoder in encoders:
+            key = _key(encoder, number, what)
+            found[key] = _over_fits(each[encoder], households)
+            for base in bases:
+                if base != encoder:
+                    less = each[encoder] - each[base]
+                    found[f"{key}_minus_{base}"] = _over_fits(less, households)
+    return found
+
+
+def _key(encoder: str, number: int, what: str) -> str:
+    """Name a figure in the summary."""
+    return f"{encoder}/{number or 'all'}/{what}"
+
+
+def _told(number: int) -> str:
+    """Tell a number of rows to a person."""
+    return f"{number:,} rows" if number else "all rows"
 
 
 def _mean(own: pl.DataFrame, what: str) -> float:
@@ -299,7 +312,7 @@ def picture(summary: dict[str, Estimate], encoders: list[str], numbers: list[int
     figure, (axes,) = panels(6, 3.6, 1)
     places = range(len(numbers))
     for at, encoder in enumerate(encoders):
-        found = [summary[f"{encoder}/{number or 'all'}/auc"] for number in numbers]
+        found = [summary[_key(encoder, number, "auc")] for number in numbers]
         shift = (at - (len(encoders) - 1) / 2) / 16
         intervals(
             axes,

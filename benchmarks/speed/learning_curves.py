@@ -32,7 +32,7 @@ from agents.evaluate import evaluate
 from agents.places import REPORTED_SEED, seeds
 from agents.statistics import estimate_mean
 from benchmarks.lab.command import run_command
-from benchmarks.lab.logs import DEFAULT_LOG, Log, ready
+from benchmarks.lab.logs import Log, ReadsLog, ready
 from benchmarks.lab.options import Markets, Results, Threads
 from benchmarks.lab.places import MARKET, PLACES, Place
 from benchmarks.lab.plots import BLUE, GREEN, GREY, RED, panels, seed_curves
@@ -74,7 +74,7 @@ three before them to the others."""
 
 
 @dataclass(frozen=True)
-class Config(Markets, Threads, Results):
+class Config(ReadsLog, Markets, Threads, Results):
     """Train for some minutes, and evaluate now and then."""
 
     BOUNDS: ClassVar[Mapping[str, Within]] = {"finetune_epochs": POSITIVE}
@@ -103,9 +103,6 @@ class Config(Markets, Threads, Results):
     all steps take equally long."""
     repetitions: int = 3
     """Number of times that fine-tuning is timed, over which intervals are taken."""
-    log: Path = DEFAULT_LOG
-    """Folder of the log, by `benchmarks.data.build_log` or of your own tables. It is only read; the
-    default one is built first where it does not exist."""
 
 
 # ---- rows ----------------------------------------------------------------------------------------
