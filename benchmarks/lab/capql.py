@@ -84,7 +84,8 @@ def train_capql(
     assert single.simulator.objectives is not None
     goals = len(single.simulator.objectives.names)
     draws = np.random.default_rng(seed)
-    with PrivateRandomness()():  # the library draws from the global generators
+    with PrivateRandomness()():
+        # The agent; the library draws from the global generators.
         set_random_seed(seed)
         agent = capql(
             single,
@@ -95,6 +96,8 @@ def train_capql(
             log=False,
             device="cpu",
         )
+
+        # Visits with new weights each, random at first; every visit of all is followed by updates.
         seen, _ = envs.reset(seed=seed)
         for done in range(0, steps, config.shoppers):
             weights = draws.dirichlet(np.ones(goals), config.shoppers).astype(np.float32)

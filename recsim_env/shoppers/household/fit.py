@@ -368,6 +368,7 @@ def calibrate(
     Returns:
         Scale and shifts by name, as a report shows them.
     """
+    # Scale and shift of the slate logits.
     model.config.slate_calibration = (1.0, 0.0)
     model.config.gap_calibration = model.config.explore_calibration = 0.0
     scores = score(model, examples, split, kinds=("case_control", "policy", "repeat"))
@@ -378,6 +379,8 @@ def calibrate(
             kind == index, weight / weight[kind == index].sum().clamp(min=1e-9), weight
         )
     platt = _line(scores.logit, label, weight)
+
+    # The shift of the log hazards, on the returns of the same visits.
     shift = torch.zeros(1, requires_grad=True)
     gap, follow_up = (
         examples.visits.gap[scores.visit].float(),
@@ -387,6 +390,8 @@ def calibrate(
     minimise(
         lambda: -gap_log_likelihood(bins, scores.gap_logits + shift, gap, follow_up).mean(), shift
     )
+
+    # First purchases and unknown items, with the slates as fitted; then the ceilings, calibrated.
     bought, expected = first_purchases(model, examples, split)
     if model.config.use_cold_head:
         _calibrate_cold(model, hidden, split)

@@ -19,6 +19,7 @@ from benchmarks.lab.cold_rows import ColdRows, fit_head, past_sums, text_columns
 from benchmarks.lab.run import read_rows, read_summary
 from benchmarks.shopper import language
 from benchmarks.shopper.language import ROW, Config, report
+from recsim_env.logs.complete_journey.encoder import mean_states
 from recsim_env.shoppers.household.cold_head import TEXT
 from recsim_env.shoppers.household.memory import LEVELS, STATS
 from recsim_env.shoppers.household.replay import Visits
@@ -100,11 +101,11 @@ def test_states_are_averaged_over_the_tokens_of_a_text_alone() -> None:
         return {"input_ids": [[int(sign) for sign in text] for text in texts]}
 
     texts = ["12", "1224", "3", "12"]
-    found = encoders._mean_states(texts, tokenizer, Model())
+    found = mean_states(texts, tokenizer, Model())
     assert torch.equal(found[0], found[3])
     torch.testing.assert_close(found[1], F.normalize(torch.tensor([0, 1.0, 2.0, 0, 1.0]), dim=0))
     for at, text in enumerate(texts):
-        torch.testing.assert_close(found[at], encoders._mean_states([text], tokenizer, Model())[0])
+        torch.testing.assert_close(found[at], mean_states([text], tokenizer, Model())[0])
 
 
 def test_random_tells_texts_apart_and_none_tells_nothing() -> None:
