@@ -36,6 +36,7 @@ from benchmarks.lab.checked import Checked
 from benchmarks.lab.command import run_command
 from benchmarks.lab.run import RESULTS, Report, read_origin, read_rows, report_again
 from benchmarks.shopper import (
+    belief,
     carts,
     explained,
     language,
@@ -85,6 +86,7 @@ def of_frontier(rows: pl.DataFrame, config: Mapping[str, Any], folder: Path) -> 
 
 REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = {
     "behaviour": lambda rows, config, folder: behaviour.report(rows),
+    "belief": lambda rows, config, folder: belief.report(rows),
     "carts": lambda rows, config, folder: carts.report(
         rows, pl.read_parquet(folder / "curves.parquet")
     ),

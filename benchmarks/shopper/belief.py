@@ -1,6 +1,6 @@
 """How well a shop's belief knows shoppers whose truth is known, and whether it knows how well.
 
-    python -m benchmarks.shopper.belief --shop runs/fit_market
+    python -m benchmarks.shopper.belief
 
 A policy serves fresh shoppers of a market, and beside it the belief of a session model that was
 fitted to that market's log (`recsim_env.belief.session`) follows them. Before each visit the truth
@@ -46,6 +46,7 @@ from recsim_env.belief.registry import load_belief
 from recsim_env.belief.session import SessionBelief, SessionBeliefState, even_normals
 from recsim_env.catalog import Catalog
 from recsim_env.estimates import Estimate
+from recsim_env.registration import PRESETS
 from recsim_env.rollout import rollout
 from recsim_env.shoppers.base import Past
 from recsim_env.shoppers.market import MarketShopper, MarketState
@@ -77,9 +78,10 @@ class Config(Threads, Results):
     """The market, its log and its ranker, which are built where they are missing."""
     markets: Path = MARKETS
     """Folder of the markets' logs and rankers."""
-    shop: Path = Path("runs/fit_market")
+    shop: Path | None = None
     """Folder of the session model that was fitted to this market's log, as
-    `benchmarks.data.fit_market` writes it."""
+    `benchmarks.data.fit_market` writes it. By default it is that of `recsim_env/LearnedMarket-v0`.
+    """
     policy: str = "reward_greedy"
     """Name of the policy that serves the shoppers, with its default parameters."""
     shoppers: int = 512
@@ -216,6 +218,13 @@ class _Watched:
         return slates
 
 
+def shipped_shop() -> Path:
+    """The folder of the shoppers of `recsim_env/LearnedMarket-v0`."""
+    shopper = PRESETS["recsim_env/LearnedMarket-v0"].shopper
+    assert isinstance(shopper, Path)
+    return shopper
+
+
 @torch.no_grad()
 def measure(config: Config) -> pl.DataFrame:
     """Play the shoppers: a row a visit.
@@ -231,9 +240,10 @@ def measure(config: Config) -> pl.DataFrame:
     """
     site = config.market.open(config.markets, "cpu")
     true = site.simulator()
-    few = load_belief(config.shop, "cpu", true.slate_size)
+    shop = config.shop or shipped_shop()
+    few = load_belief(shop, "cpu", true.slate_size)
     if not isinstance(few, SessionBelief):
-        raise ValueError(f"shop is {str(config.shop)!r}, but it must hold a session model.")
+        raise ValueError(f"shop is {str(shop)!r}, but it must hold a session model.")
     simulator = SlateSimulator(
         true.shopper,
         true.reward,
@@ -293,21 +303,28 @@ def report(rows: pl.DataFrame) -> Report:
         named = str(low + 1) if last == low else f"{low + 1}-{last + 1}"
         line: dict[str, object] = {"visits": named}
         for column in COLUMNS:
-            line[column] = mean_of(group, column)
-            summary[f"visits_{named}/{column}"] = mean_of(group, column)
+            line[column] = summary[f"visits_{named}/{column}"] = mean_of(group, column)
+        for source in SOURCES[1:]:
+            more = group.with_columns((pl.col(source) - pl.col("truth")).alias("more"))
+            line[f"{source}_more"] = summary[f"visits_{named}/{source}_more"] = mean_of(
+                more, "more"
+            )
         lines.append(line)
-    return Report(markdown(lines, {"visits": "visits"} | COLUMNS), summary, draw(rows))
+    tables = [markdown(lines, {"visits": "visits"} | columns) for columns in (COVERAGE, LOSSES)]
+    return Report("\n".join(tables), summary, draw(rows))
 
 
-COLUMNS = {
-    **{
-        f"{what}_{share}": f"{what} in its {share} % interval"
-        for what in ("interest", *TRAITS)
-        for share in WIDTHS
-    },
-    **{source: f"log-loss, {source}" for source in SOURCES},
+COVERAGE = {
+    f"{what}_{share}": f"{what}, {share} %" for what in ("interest", *TRAITS) for share in WIDTHS
 }
-"""Columns of the table, and their headers."""
+"""Columns of the table of intervals, and their headers."""
+LOSSES = {
+    "truth": "log-loss, truth",
+    **{f"{source}_more": f"{source}, less truth" for source in SOURCES[1:]},
+}
+"""Columns of the table of log-losses, and their headers."""
+COLUMNS = (*COVERAGE, *SOURCES)
+"""What is summarised of the rows."""
 
 
 def mean_of(rows: pl.DataFrame, column: str) -> Estimate:
@@ -353,7 +370,7 @@ def draw(rows: pl.DataFrame) -> Figure:
     right.set_ylabel("log-loss above that of the truth, thousandths of a nat")
     for axes in (left, middle, right):
         axes.set_xlabel("visit")
-        axes.legend(frameon=False, fontsize=8)
+        axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
     return figure
 
 
