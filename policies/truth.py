@@ -27,7 +27,7 @@ from recsim_env.shoppers.market import MarketShopper, MarketState
 from recsim_env.shoppers.regulars.behaviour import RegularsState
 from recsim_env.shoppers.regulars.population import RegularsShopper
 from recsim_env.shoppers.regulars.traits import TRAITS
-from recsim_env.shoppers.session.model import TEMPERAMENT
+from recsim_env.shoppers.session.heads import TEMPERAMENT
 from recsim_env.shoppers.session.population import SessionPopulation
 from recsim_env.shoppers.session.starts import SessionState
 from recsim_env.shoppers.visits.population import VisitsShopper, VisitsState

@@ -43,16 +43,10 @@ from recsim_env.logs.sessions import Sessions
 from recsim_env.settings import Within
 from recsim_env.shop_file import SESSION, SHOP_FILE, UNFINISHED, ShopFile
 from recsim_env.shoppers.hub import CARD, card_of
-from recsim_env.shoppers.session.fit import (
-    HELD_OUT,
-    SessionFitConfig,
-    SessionScores,
-    fit_session,
-    learn_and_check,
-    score,
-)
+from recsim_env.shoppers.session.fit import HELD_OUT, SessionFitConfig, fit_session, learn_and_check
 from recsim_env.shoppers.session.model import SessionShopper
 from recsim_env.shoppers.session.population import earlier_parts, save_session
+from recsim_env.shoppers.session.scores import SessionScores, score
 from recsim_env.shoppers.session.starts import Logged
 from recsim_env.shoppers.session.visits import Visits
 from recsim_env.shoppers.weights import load_model, save_model

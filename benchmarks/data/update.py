@@ -42,9 +42,10 @@ from recsim_env.metrics import auc, normalised_entropy
 from recsim_env.registration import EnvConfig, make_simulator
 from recsim_env.settings import Within
 from recsim_env.shop_file import LOG, RANKER, SHOP_FILE
-from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session, predict
+from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
 from recsim_env.shoppers.session.model import SessionShopper
 from recsim_env.shoppers.session.population import AVAILABLE, load_session, save_session
+from recsim_env.shoppers.session.scores import predict
 from recsim_env.shoppers.session.starts import Logged
 from recsim_env.shoppers.session.visits import Visits
 from recsim_env.shoppers.weights import member_folders

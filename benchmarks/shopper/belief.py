@@ -50,7 +50,8 @@ from recsim_env.registration import PRESETS
 from recsim_env.rollout import rollout
 from recsim_env.shoppers.base import Past
 from recsim_env.shoppers.market import MarketShopper, MarketState
-from recsim_env.shoppers.session.model import DEEP, OF_CATEGORY, PATIENT, TEMPERAMENT, over_moods
+from recsim_env.shoppers.session.heads import DEEP, OF_CATEGORY, PATIENT, TEMPERAMENT
+from recsim_env.shoppers.session.likelihood import over_moods
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation, Policy
 

@@ -51,8 +51,9 @@ from recsim_env.logs.sessions import Sessions, replay
 from recsim_env.metrics import auc, log_loss
 from recsim_env.noise import Stream, episode_key, uniform
 from recsim_env.settings import NONE_OR_MORE, SHARE, Within
-from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session, score
+from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
 from recsim_env.shoppers.session.population import SessionPopulation
+from recsim_env.shoppers.session.scores import score
 from recsim_env.shoppers.session.starts import Logged
 from recsim_env.shoppers.session.visits import Visits
 

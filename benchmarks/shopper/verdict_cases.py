@@ -43,13 +43,9 @@ from recsim_env import metrics
 from recsim_env.estimates import Estimate
 from recsim_env.files import building, locked, read_json
 from recsim_env.logs.sessions import Sessions
-from recsim_env.shoppers.session.fit import (
-    SessionFitConfig,
-    fit_session,
-    learn_and_check,
-    predict,
-)
+from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session, learn_and_check
 from recsim_env.shoppers.session.population import SessionPopulation, load_session, save_session
+from recsim_env.shoppers.session.scores import predict
 from recsim_env.shoppers.session.starts import Logged
 from recsim_env.shoppers.session.visits import Visits
 from recsim_env.simulator import SlateSimulator

@@ -41,25 +41,23 @@ from recsim_env.noise import normal
 from recsim_env.shop_file import SESSION
 from recsim_env.shoppers.base import Past
 from recsim_env.shoppers.encoder import Cache
-from recsim_env.shoppers.session.interest import Interest
-from recsim_env.shoppers.session.memory import (
-    ALL_DECAYS,
-    CATEGORY_COUNTERS,
-    SessionMemory,
-)
-from recsim_env.shoppers.session.model import (
-    CLICK_EDGE,
+from recsim_env.shoppers.session.heads import (
     KEEN,
     MAX_LOG_FACTOR,
-    MOOD_CHANCES,
-    MOODS,
     OF_CATEGORIES,
     OF_CATEGORY,
     OF_ITEM,
     OF_ITEMS,
     TEMPERAMENT,
-    SessionShopper,
 )
+from recsim_env.shoppers.session.interest import Interest
+from recsim_env.shoppers.session.likelihood import CLICK_EDGE, MOOD_CHANCES, MOODS
+from recsim_env.shoppers.session.memory import (
+    ALL_DECAYS,
+    CATEGORY_COUNTERS,
+    SessionMemory,
+)
+from recsim_env.shoppers.session.model import SessionShopper
 from recsim_env.shoppers.weights import load_model, member_folders
 from recsim_env.tensors import constant, filled_up, numbered, shared
 from recsim_env.types import Observation

@@ -12,9 +12,10 @@ from recsim_env.fitting.config import FitConfig
 from recsim_env.fitting.parts import Parts
 from recsim_env.logs.sessions import Sessions
 from recsim_env.rewards import Reward
-from recsim_env.shoppers.session.fit import fit_session, predict
+from recsim_env.shoppers.session.fit import fit_session
 from recsim_env.shoppers.session.model import SessionShopper
 from recsim_env.shoppers.session.population import SessionPopulation
+from recsim_env.shoppers.session.scores import predict
 from recsim_env.shoppers.session.visits import Visits
 from recsim_env.simulator import SlateSimulator
 from recsim_env.verdicts.assess import Predicted, assess

@@ -29,7 +29,7 @@ from recsim_env.logs import schema
 from recsim_env.shoppers.drifting import make_market
 from recsim_env.shoppers.household.config import SlateShopperConfig
 from recsim_env.shoppers.household.population import load_shopper
-from recsim_env.shoppers.session.model import SessionShopperConfig
+from recsim_env.shoppers.session.config import SessionShopperConfig
 from recsim_env.shoppers.session.population import load_session
 from recsim_env.simulator import SlateSimulator
 from tests.fuzz import ground

@@ -39,212 +39,43 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
-from recsim_env import checks
-from recsim_env.shoppers.encoder import EncoderConfig, VisitEncoder
-from recsim_env.shoppers.gaps import GapBins, GapHead, all_back, return_log_likelihood
-from recsim_env.shoppers.profile import DECAYS
+from recsim_env.shoppers.encoder import VisitEncoder
+from recsim_env.shoppers.gaps import GapHead, all_back, return_log_likelihood
+from recsim_env.shoppers.session.config import SessionShopperConfig
+from recsim_env.shoppers.session.heads import (
+    DEEP,
+    KEEN,
+    TEMPERAMENT,
+    LeaveHead,
+    PurchaseHead,
+    Weariness,
+)
 from recsim_env.shoppers.session.interest import (
     MOST_DIRECTIONS,
     Interest,
     InterestFilter,
 )
+from recsim_env.shoppers.session.likelihood import (
+    MOODS,
+    episode_log_likelihood,
+    slate_log_likelihood,
+)
 from recsim_env.shoppers.session.memory import (
-    CATEGORY_COUNTERS,
     COUNTERS,
     age_of,
     context_size,
     position_weights,
 )
-from recsim_env.shoppers.weights import MOST, check_categories
-from recsim_env.tensors import constant, looked_up, numbered, running_sums
+from recsim_env.shoppers.weights import check_categories
+from recsim_env.tensors import constant, looked_up, running_sums
 
-OF_CATEGORIES = (len(DECAYS), len(DECAYS) + 1, 2 * len(DECAYS), 2 * len(DECAYS) + 1)
-"""Counters that make weary of a category: showings by position, and responses, each of the last few
-visits (decay 0.7) and of the last ten (0.9). How much of the recent and of the older counts is
-learned once for both, for counters that are alike in the log need not be alike elsewhere: weights
-of all nine, each learned by itself, do no better on held-out visits."""
-OF_ITEMS = (CATEGORY_COUNTERS, CATEGORY_COUNTERS + 1)
-"""Counters that make weary of an item: showings of the last few visits (decay 0.7) and of the last
-ten (0.9)."""
-MOODS = (-math.sqrt(3), 0.0, math.sqrt(3))  # nodes of the standard normal
-MOOD_CHANCES = (1 / 6, 2 / 3, 1 / 6)  # their weights
-TEMPERAMENT = 5
-"""Numbers of a temperament: log-odds of a click, log of how weary of categories and of items,
-log-odds to stay, and log-odds to look further."""
-KEEN, OF_CATEGORY, OF_ITEM, PATIENT, DEEP = range(TEMPERAMENT)
-MAX_LOG_FACTOR = 4.0  # of weariness: a likelihood that runs off in a batch comes back
 ARRIVAL = 2  # whether it is the same day as the visit before, and the log of the days since
-CLICK_EDGE = 1e-6  # a click is never surer than 1 - this, so that its likelihood stays finite
-LEAST = 1e-30  # no answer is less likely, so that its logarithm is finite
-
-
-class SessionShopperConfig(EncoderConfig):
-    """The configuration of the session model, `SessionShopper`.
-
-    Args:
-        n_items, n_categories: size of the catalogue
-        width: dimensions of the item embeddings
-        slate_size: positions in a slate
-        declared: numbers that a newcomer tells of its interest; 0 where shops do not ask
-        purchases: whether there are purchases beside the clicks
-        gap_edges, lapse_days: the bins of the days between visits, see `GapBins`
-        hidden_size, num_hidden_layers, num_attention_heads, intermediate_size: the encoder over
-            visits
-        window: visits that a visit can attend to, itself among them
-        head_size: width of the heads
-        dropout, state_dropout: training only; chance to hide activations of the encoder, and of the
-            states that the heads see, so that they lean on the counters
-    """
-
-    model_type = "session_shopper"
-
-    def __init__(
-        self,
-        n_items: int = 8,
-        n_categories: int = 2,
-        width: int = 4,
-        slate_size: int = 3,
-        declared: int = 0,
-        purchases: bool = False,
-        gap_edges: tuple[int, ...] = (0, 1),
-        lapse_days: int = 1,
-        hidden_size: int = 64,
-        num_hidden_layers: int = 2,
-        num_attention_heads: int = 4,
-        intermediate_size: int = 128,
-        window: int = 64,
-        head_size: int = 64,
-        dropout: float = 0.05,
-        state_dropout: float = 0.1,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.set_sizes(
-            hidden_size=hidden_size,
-            num_hidden_layers=num_hidden_layers,
-            num_attention_heads=num_attention_heads,
-            intermediate_size=intermediate_size,
-            window=window,
-            dropout=dropout,
-        )
-        self.n_items = checks.whole("n_items", n_items, 1, MOST["items"])
-        self.n_categories = checks.whole("n_categories", n_categories, 1, MOST["items"])
-        self.width = checks.whole("width", width, 1, MOST["width"])
-        self.slate_size = checks.whole("slate_size", slate_size, 1, MOST["width"])
-        self.declared = checks.whole("declared", declared, 0, MOST["width"])
-        self.purchases = checks.flag("purchases", purchases)
-        bins = GapBins(gap_edges, lapse_days)
-        self.gap_edges, self.lapse_days = bins.edges, bins.lapse_days
-        if len(bins) < 2:
-            raise ValueError(
-                f"gap_edges is {checks.told(gap_edges)}, but there must be two bins or more."
-            )
-        self.head_size = checks.whole("head_size", head_size, 2, MOST["width"])
-        self.state_dropout = checks.number("state_dropout", state_dropout, 0, 1)
-
-    @property
-    def gap_bins(self) -> GapBins:
-        """The bins of the days between two visits."""
-        return GapBins(self.gap_edges, self.lapse_days)
-
-
-class Weariness(nn.Module):
-    """How weary a shopper is of what is shown: of its category, and of the item itself.
-
-    Both grow in proportion to how often it was met, as in McAlister 1982, equation 1: the counters
-    above with weights >= 0 that all shoppers share, times a factor > 0 of the shopper's own. So a
-    policy that repeats itself more than any policy of the log is answered by a slope, and not by a
-    network outside of its training data.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.of_category = nn.Parameter(torch.zeros(2))
-        self.recent = nn.Parameter(torch.zeros(()))  # log-odds of the share of the faster decay
-        self.of_item = nn.Parameter(torch.zeros(2))
-
-    def weights(self) -> tuple[Tensor, Tensor]:
-        """Compute the weights >= 0 of `OF_CATEGORIES` and of `OF_ITEMS`."""
-        share = torch.stack([self.recent.sigmoid(), (-self.recent).sigmoid()])
-        of_category = F.softplus(self.of_category).unsqueeze(1) * share
-        return of_category.flatten(), F.softplus(self.of_item)
-
-    def forward(self, amounts: Tensor, temperament: Tensor) -> Tensor:
-        """Compute weariness in log-odds >= 0, of the category and of the item.
-
-        Shapes: amounts (V, K, COUNTERS) >= 0, temperament (V, S, R) -> (V, S, K, 2).
-        """
-        weights = self.weights()
-        of_category, of_item = (
-            amounts.index_select(-1, numbered(columns, amounts.device)) @ weight
-            for columns, weight in zip((OF_CATEGORIES, OF_ITEMS), weights, strict=True)
-        )
-        common = torch.stack([of_category, of_item], dim=-1)
-        factors = temperament[..., OF_CATEGORY : OF_ITEM + 1].clamp(max=MAX_LOG_FACTOR).exp()
-        return common.unsqueeze(1) * factors.unsqueeze(2)
-
-
-class LeaveHead(nn.Module):
-    """Log-odds of leaving after a visit: what clicks and weariness add, and a bounded network.
-
-    See the module docstring for the equation. That those who stay are the patient ones shows as a
-    chance to leave that falls from visit to visit, which a network that knows the number of visits
-    could say as well, and then patience would not differ. So the network begins at 0 and learns
-    more slowly than the numbers that all shoppers share.
-    """
-
-    def __init__(self, config: SessionShopperConfig) -> None:
-        super().__init__()
-        self.answered = nn.Linear(2, 1)
-        self.slopes = nn.Parameter(torch.zeros(2))
-        self.inner = nn.Linear(config.hidden_size + 2, config.head_size // 2)
-        self.outer = nn.Linear(config.head_size // 2, 1, bias=False)
-
-    def forward(self, state: Tensor, temperament: Tensor, weary: Tensor, clicks: Tensor) -> Tensor:
-        """Compute the log-odds (V, S) of leaving.
-
-        Shapes: state (V, D) before the visit, temperament (V, S, R), weary (V, S, 2), clicks (V,
-        K).
-        """
-        number = clicks.float().sum(dim=-1, keepdim=True)
-        counted = torch.cat([(number == 0).float(), torch.log1p(number)], dim=-1)
-        bounded = self.outer(torch.tanh(self.inner(torch.cat([state, counted], dim=-1))))
-        common: Tensor = self.answered(counted) + bounded
-        return common + weary @ F.softplus(self.slopes) - temperament[..., PATIENT]
-
-
-class PurchaseHead(nn.Module):
-    """Log-odds that what is clicked is bought: a taste of its own, and each item's share."""
-
-    def __init__(self, config: SessionShopperConfig) -> None:
-        super().__init__()
-        self.query = nn.Linear(config.hidden_size, config.width)
-        self.base = nn.Linear(config.hidden_size, 1)
-        self.item_bias = nn.Embedding(config.n_items, 1)
-        self.token = nn.Linear(config.width + 1, config.hidden_size, bias=False)
-
-    def forward(self, state: Tensor, slates: Tensor, vectors: Tensor) -> Tensor:
-        """Compute the log-odds (V, K).
-
-        Shapes: state (V, D) before the visit, slates (V, K), vectors (V, K, E) of their items.
-        """
-        liked = torch.einsum("ve,vke->vk", self.query(state), vectors)
-        logits: Tensor = self.base(state) + liked + self.item_bias(slates).squeeze(-1)
-        return logits
-
-    def told(self, vectors: Tensor, purchases: Tensor) -> Tensor:
-        """Compute what purchases (..., K) of items (..., K, E) add to a token: (..., D)."""
-        bought = purchases.float()
-        summed = torch.einsum("...k,...ke->...e", bought, vectors)
-        added: Tensor = self.token(torch.cat([summed, bought.sum(dim=-1, keepdim=True)], dim=-1))
-        return added
 
 
 class SessionShopper(VisitEncoder):
@@ -613,7 +444,7 @@ class SessionShopper(VisitEncoder):
     # ---- learning ----
 
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """Compute the loss of a batch of whole episodes, as `session.fit.Visits.batch` makes it.
+        """Compute the loss of a batch of whole episodes, as `session.visits.Visits.batch` makes it.
 
         Shapes: B episodes, T visits (padded at the end), V real visits among them, S temperaments.
             real: (B, T) bool
@@ -700,40 +531,6 @@ class SessionShopper(VisitEncoder):
 def arrival(since: Tensor) -> Tensor:
     """Describe days since the last visit (...,): (..., ARRIVAL), zeros where it was one."""
     return torch.stack([(since < 1).float(), since.clamp(min=1).log()], dim=-1)
-
-
-def slate_log_likelihood(
-    log_looks: Tensor, click_logits: Tensor, clicks: Tensor, shown: Tensor
-) -> Tensor:
-    """Compute the log-likelihood (V, S) of the answers to slates.
-
-    In a mood the positions are independent; moods are summed over.
-
-    Shapes: log_looks (V, S, K), click_logits (V, S, M, K); clicks, shown (V, K) bool.
-    """
-    chance = (log_looks.exp().unsqueeze(2) * click_logits.sigmoid()).clamp(max=1 - CLICK_EDGE)
-    answered = torch.where(clicks[:, None, None], chance, 1 - chance)
-    of_mood = (answered.clamp(min=LEAST).log() * shown[:, None, None]).sum(dim=3)
-    return torch.logsumexp(of_mood + constant(MOOD_CHANCES, of_mood).log(), dim=2)
-
-
-def episode_log_likelihood(of_visit: Tensor, episode: Tensor, episodes: int) -> Tensor:
-    """Compute the log-likelihood (B,) of episodes.
-
-    It is that of the mean over temperaments of the product over visits.
-
-    Args:
-        of_visit: (V, S) log-likelihoods
-        episode: (V,) int64 episode of each visit, 0 .. B - 1
-        episodes: B
-    """
-    whole = of_visit.new_zeros(episodes, of_visit.shape[1]).index_add(0, episode, of_visit)
-    return torch.logsumexp(whole, dim=1) - math.log(of_visit.shape[1])
-
-
-def over_moods(values: Tensor) -> Tensor:
-    """Average values (..., M, K) over moods: (..., K)."""
-    return torch.einsum("...mk,m->...k", values, constant(MOOD_CHANCES, values))
 
 
 AutoConfig.register(SessionShopperConfig.model_type, SessionShopperConfig, exist_ok=True)

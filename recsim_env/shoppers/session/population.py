@@ -39,14 +39,9 @@ from recsim_env.shoppers.members import (
 )
 from recsim_env.shoppers.profile import EVER, profile_spaces
 from recsim_env.shoppers.session.availability import Availability
-from recsim_env.shoppers.session.model import (
-    MOOD_CHANCES,
-    TEMPERAMENT,
-    LeaveHead,
-    SessionShopper,
-    Weariness,
-    over_moods,
-)
+from recsim_env.shoppers.session.heads import TEMPERAMENT, LeaveHead, Weariness
+from recsim_env.shoppers.session.likelihood import MOOD_CHANCES, over_moods
+from recsim_env.shoppers.session.model import SessionShopper
 from recsim_env.shoppers.session.starts import (
     FILE,
     STARTS,

@@ -21,9 +21,10 @@ from recsim_env.noise import normal
 from recsim_env.shoppers.encoder import Cache
 from recsim_env.shoppers.members import PRECISIONS
 from recsim_env.shoppers.profile import Profile
+from recsim_env.shoppers.session.heads import TEMPERAMENT
 from recsim_env.shoppers.session.interest import Interest
 from recsim_env.shoppers.session.memory import SessionMemory
-from recsim_env.shoppers.session.model import TEMPERAMENT, SessionShopper
+from recsim_env.shoppers.session.model import SessionShopper
 from recsim_env.shoppers.session.visits import Visits, spread_out
 from recsim_env.shoppers.weights import present, read_tensors
 from recsim_env.tensors import first_places

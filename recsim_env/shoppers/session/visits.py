@@ -10,10 +10,12 @@ from torch import Tensor
 from recsim_env.catalog import Catalog
 from recsim_env.logs.sessions import Sessions
 from recsim_env.noise import normal
+from recsim_env.shoppers.session.heads import TEMPERAMENT
 from recsim_env.shoppers.session.memory import COUNTERS, SessionMemory, context_size
-from recsim_env.shoppers.session.model import TEMPERAMENT
 from recsim_env.tensors import first_places
 
+CELLS = 64
+"""Longest mean length of the episodes of a full batch; a batch of longer ones holds fewer."""
 EPISODES_PER_REPLAY = 512
 """Episodes that are replayed side by side, so that what they touch stays in a processor's cache."""
 

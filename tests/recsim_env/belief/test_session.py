@@ -22,15 +22,9 @@ from recsim_env.belief.session import (
 )
 from recsim_env.logs.sessions import Sessions
 from recsim_env.shoppers.base import Past
-from recsim_env.shoppers.session.model import (
-    DEEP,
-    KEEN,
-    MOOD_CHANCES,
-    OF_CATEGORY,
-    OF_ITEM,
-    TEMPERAMENT,
-    SessionShopper,
-)
+from recsim_env.shoppers.session.heads import DEEP, KEEN, OF_CATEGORY, OF_ITEM, TEMPERAMENT
+from recsim_env.shoppers.session.likelihood import MOOD_CHANCES
+from recsim_env.shoppers.session.model import SessionShopper
 from recsim_env.shoppers.session.population import SessionPopulation, save_session
 from recsim_env.shoppers.session.starts import Logged
 from recsim_env.shoppers.session.visits import Visits

@@ -12,7 +12,8 @@ import recsim_env
 from recsim_env.shoppers.encoder import LAG_EDGES, Cache, VisitEncoder, lag_bucket
 from recsim_env.shoppers.household.config import SlateShopperConfig
 from recsim_env.shoppers.household.model import SlateShopper
-from recsim_env.shoppers.session.model import SessionShopper, SessionShopperConfig
+from recsim_env.shoppers.session.config import SessionShopperConfig
+from recsim_env.shoppers.session.model import SessionShopper
 from recsim_env.shoppers.weights import load_model
 
 DATA = Path(recsim_env.__file__).parent / "data"

@@ -23,10 +23,9 @@ from recsim_env.shoppers.session.fit import (
     fit_session,
     learn_and_check,
     new_session_shopper,
-    predict,
-    score,
 )
 from recsim_env.shoppers.session.model import SessionShopper
+from recsim_env.shoppers.session.scores import predict, score
 from recsim_env.shoppers.session.visits import Visits
 from recsim_env.shoppers.training import checkpoints
 from tests.recsim_env.shoppers.session.test_model import SIZE, catalog, log

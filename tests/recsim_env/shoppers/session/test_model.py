@@ -18,27 +18,28 @@ from recsim_env.shoppers.session.fit import (
     fit_session,
     learn_and_check,
     new_session_shopper,
-    predict,
-    score,
     use_symmetric_root,
 )
-from recsim_env.shoppers.session.memory import CATEGORY_COUNTERS, FADE, SessionMemory, age_of
-from recsim_env.shoppers.session.model import (
+from recsim_env.shoppers.session.heads import (
     DEEP,
     KEEN,
-    MOOD_CHANCES,
-    MOODS,
     OF_CATEGORIES,
     OF_CATEGORY,
     OF_ITEM,
     OF_ITEMS,
     PATIENT,
     TEMPERAMENT,
-    SessionShopper,
+)
+from recsim_env.shoppers.session.likelihood import (
+    MOOD_CHANCES,
+    MOODS,
     episode_log_likelihood,
     over_moods,
     slate_log_likelihood,
 )
+from recsim_env.shoppers.session.memory import CATEGORY_COUNTERS, FADE, SessionMemory, age_of
+from recsim_env.shoppers.session.model import SessionShopper
+from recsim_env.shoppers.session.scores import predict, score
 from recsim_env.shoppers.session.visits import Visits, spread_out
 
 ITEMS, GROUPS, WIDTH, SIZE, DECLARED = 12, 3, 4, 3, 2

@@ -17,7 +17,8 @@ from recsim_env.logs.sessions import UNSAID, Sessions
 from recsim_env.shoppers.gaps import GapBins
 from recsim_env.shoppers.market import MarketConfig, MarketShopper
 from recsim_env.shoppers.session.availability import Availability
-from recsim_env.shoppers.session.model import SessionShopper, over_moods
+from recsim_env.shoppers.session.likelihood import over_moods
+from recsim_env.shoppers.session.model import SessionShopper
 from recsim_env.shoppers.session.population import (
     SessionPopulation,
     load_session,
