@@ -19,7 +19,8 @@ from agents.faces import Face, IntentFace, MaskedFace
 from policies.inputs import PolicyInputs
 from recsim_env import make_simulator
 from recsim_env.shoppers.market import MARKET
-from recsim_env.shoppers.outside import OutsideSpec, clustered_catalog, outside_simulator
+from recsim_env.shoppers.outside import OutsideSpec, outside_simulator
+from recsim_env.shoppers.outside_catalog import clustered_catalog
 from recsim_env.simulator import SlateSimulator
 from tests.support.policy_toys import TableRanker, made_up_ranker
 

@@ -29,12 +29,8 @@ from recsim_env.rewards import REWARD_TERMS, Reward, as_reward, reward_term
 from recsim_env.shoppers import market
 from recsim_env.shoppers.drifting import make_market
 from recsim_env.shoppers.market import MarketConfig
-from recsim_env.shoppers.outside import (
-    OutsideSpec,
-    clustered_catalog,
-    outside_simulator,
-    topical_catalog,
-)
+from recsim_env.shoppers.outside import OutsideSpec, outside_simulator
+from recsim_env.shoppers.outside_catalog import clustered_catalog, topical_catalog
 from recsim_env.shoppers.visits.population import make_visits
 from tests.recsim_env.shoppers.test_outside import tap_spec
 from tests.support.toys import FunctionPolicy, toy_catalog, toy_simulator

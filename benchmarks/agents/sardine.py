@@ -59,13 +59,8 @@ from recsim_env import noise
 from recsim_env.estimates import Estimate
 from recsim_env.files import locked, made, read_tensors, write_tensors
 from recsim_env.settings import NONE_OR_MORE, POSITIVE, SHARE, Within
-from recsim_env.shoppers.outside import (
-    OutsideSpec,
-    clustered_catalog,
-    environment_seeds,
-    outside_simulator,
-    topical_catalog,
-)
+from recsim_env.shoppers.outside import OutsideSpec, environment_seeds, outside_simulator
+from recsim_env.shoppers.outside_catalog import clustered_catalog, topical_catalog
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
 

@@ -22,7 +22,8 @@ from torch import Tensor
 
 from policies.observations import candidates_of
 from policies.slates import top_slates
-from recsim_env.shoppers.outside import OutsideSpec, topical_catalog
+from recsim_env.shoppers.outside import OutsideSpec
+from recsim_env.shoppers.outside_catalog import topical_catalog
 from recsim_env.types import Observation
 
 VIDEOS, OFFERED, SLATE = 200, 10, 3

@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
+from torch import Tensor
 
 from recsim_env.registration import register
-from recsim_env.shoppers.outside import OutsideShopper, OutsideSpec, clustered_catalog
+from recsim_env.shoppers.outside import OutsideShopper, OutsideSpec
+from recsim_env.shoppers.outside_catalog import clustered_catalog
 
 ITEMS, POSITIONS, VISITS = 24, 3, 6
 
@@ -39,6 +41,12 @@ class Songs(gymnasium.Env[NDArray[np.float32], NDArray[np.int64]]):
         self._steps += 1
         over = self._steps >= VISITS
         return np.zeros(1, np.float32), float(clicks.sum()), False, over, {"clicks": clicks}
+
+
+def items_around_axes(items: int = 12, axes: int = 3) -> Tensor:
+    """Embeddings of which number i lies near axis i % axes."""
+    noise = 0.05 * torch.randn(items, axes, generator=torch.Generator().manual_seed(0))
+    return torch.eye(axes)[torch.arange(items) % axes] + noise
 
 
 def songs_spec() -> OutsideSpec:

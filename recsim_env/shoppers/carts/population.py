@@ -41,12 +41,9 @@ from recsim_env.shoppers.base import Description
 from recsim_env.shoppers.carts.config import CartVisitsConfig
 from recsim_env.shoppers.carts.shop import CartShop, load_cart_shop
 from recsim_env.shoppers.household.memory import packed
+from recsim_env.shoppers.household.options import ShopperOptions
 from recsim_env.shoppers.household.peaks import START_DAYS
-from recsim_env.shoppers.household.population import (
-    LearnedShopper,
-    ShopperOptions,
-    told_portraits,
-)
+from recsim_env.shoppers.household.population import LearnedShopper, told_portraits
 from recsim_env.shoppers.household.shop import Shop, load_shop
 from recsim_env.shoppers.household.states import REMEMBERED, LearnedState
 from recsim_env.shoppers.visits.pages import CART, HOME, SCENARIOS, SEARCH, put_into

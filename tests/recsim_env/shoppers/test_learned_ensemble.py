@@ -21,8 +21,9 @@ from recsim_env.shoppers.household.features import RECENCIES, SHARES, repeat_buc
 from recsim_env.shoppers.household.fit import new_shopper
 from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.household.new_items import PROPOSALS
+from recsim_env.shoppers.household.options import ShopperOptions
 from recsim_env.shoppers.household.peaks import SHOP_FILES
-from recsim_env.shoppers.household.population import LearnedShopper, ShopperOptions, load_shopper
+from recsim_env.shoppers.household.population import LearnedShopper, load_shopper
 from recsim_env.shoppers.household.states import REMEMBERED
 from recsim_env.shoppers.members import agreed
 from recsim_env.simulator import SlateSimulator

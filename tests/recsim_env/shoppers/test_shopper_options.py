@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from recsim_env.shoppers.household.population import ShopperOptions, load_shopper
+from recsim_env.shoppers.household.options import ShopperOptions
+from recsim_env.shoppers.household.population import load_shopper
 from recsim_env.shoppers.session.population import load_session, save_session
 from recsim_env.shoppers.session.starts import Logged
 from tests.recsim_env.shoppers.session.test_model import catalog, model
