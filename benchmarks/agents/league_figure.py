@@ -23,17 +23,19 @@ LEVELS = {STATE: "-", MYOPIC: "--", RERANKER: "-.", GREEDY: ":"}
 
 
 def draw(rows: pl.DataFrame, curves: pl.DataFrame, market: str) -> Figure:
-    """Draw learning curves, performance profiles, and clicks against diversity."""
+    """Draw learning curves, where they were kept, performance profiles, and clicks by diversity."""
     trained = rows.filter(pl.col("mode") == "untrained")["contender"].unique()
     agents = sorted(trained, key=lambda name: (name != PPO, name))
     colour = dict(zip(agents, COLOURS * (len(agents) // len(COLOURS) + 1), strict=False))
-    figure, (left, middle, right) = panels(16.5, 5.4, 3)
-    draw_curves(left, curves, colour)
+    count = 2 if curves.is_empty() else 3
+    figure, (*learning, middle, right) = panels(5.5 * count, 5.4, count)
+    for left in learning:
+        draw_curves(left, curves, colour)
     draw_profiles(middle, rows.filter(pl.col("weight").is_null()), colour)
     draw_frontier(right, rows, market, colour)
     named = {
         label: line
-        for axes in (left, middle)
+        for axes in (*learning, middle)
         for line, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     figure.legend(
