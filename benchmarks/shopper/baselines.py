@@ -182,12 +182,25 @@ def fit_predict(
 def platt(logit: Tensor, label: Tensor, weight: Tensor) -> tuple[float, float]:
     """Find the scale and shift of logits (R,) that fit weighted labels best (Platt 1999).
 
-    Newton's method, in float64.
+    Raises:
+        ValueError: If all labels that have a weight are the same, or the method does not converge.
+    """
+    scale, shift = logistic(logit.unsqueeze(1), label, weight).tolist()
+    return scale, shift
+
+
+def logistic(read: Tensor, label: Tensor, weight: Tensor) -> Tensor:
+    """Find the scales and the shift of columns (R, C) that fit weighted labels best.
+
+    Newton's method, in float64, from the first column alone.
+
+    Returns:
+        (C + 1,) float64, the shift last.
 
     Raises:
         ValueError: If all labels that have a weight are the same, or the method does not converge.
     """
-    columns = torch.stack([logit.double(), torch.ones_like(logit, dtype=torch.float64)], dim=1)
+    columns = torch.cat([read.double(), read.new_ones(len(read), 1).double()], dim=1)
     label, weight = label.double(), weight.double() / weight.double().sum()
     if not 0 < float((weight * label).sum()) < 1:
         raise ValueError("label must hold both responses and non-responses that have a weight.")
@@ -200,7 +213,8 @@ def platt(logit: Tensor, label: Tensor, weight: Tensor) -> tuple[float, float]:
         )
 
     # A step that makes the loss worse is halved.
-    found = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    found: Tensor = torch.zeros(columns.shape[1], dtype=torch.float64)
+    found[0] = 1.0
     for _ in range(100):
         chance = torch.sigmoid(columns @ found)
         gradient = columns.T @ (weight * (chance - label))
@@ -208,9 +222,9 @@ def platt(logit: Tensor, label: Tensor, weight: Tensor) -> tuple[float, float]:
         step = torch.linalg.solve(curvature, gradient)
         while loss(found - step) > loss(found) and float(step.abs().max()) > 1e-9:
             step = step / 2
-        found = found - step
+        found = found.sub(step)
         if float(step.abs().max()) <= 1e-9:
-            return float(found[0]), float(found[1])
+            return found
     raise ValueError(
         "the scale and shift of the logits do not converge: do they tell the labels apart without "
         "error?"

@@ -31,6 +31,7 @@ FITTING = {
     "benchmarks.shopper.ablation",
     "benchmarks.shopper.fidelity",
     "benchmarks.shopper.history",
+    "benchmarks.shopper.teacher",
     "benchmarks.data.finetune",
     "benchmarks.data.shrink",
 }

