@@ -232,15 +232,15 @@ def fit_teacher(
         offset = torch.stack([offset for _, _, offset in rows])
         return {"input_ids": tokens, "attention_mask": mask, "label": label, "offset": offset}
 
-    trainer = ShopperTrainer(
-        model=teacher,
-        args=arguments,
-        train_dataset=list(zip(lines, taught.label, taught.offset, strict=True)),
-        eval_dataset=list(zip(valid.full, valid.label, valid.offset, strict=True)),
-        data_collator=collate,
-        callbacks=[KeepNewest(), StopEarly(PATIENCE, 0)],
-    )
-    with own_generators(how.seed):
+    with own_generators(how.seed):  # making a Trainer seeds them, too
+        trainer = ShopperTrainer(
+            model=teacher,
+            args=arguments,
+            train_dataset=list(zip(lines, taught.label, taught.offset, strict=True)),
+            eval_dataset=list(zip(valid.full, valid.label, valid.offset, strict=True)),
+            data_collator=collate,
+            callbacks=[KeepNewest(), StopEarly(PATIENCE, 0)],
+        )
         train(trainer)
 
 
