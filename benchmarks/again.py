@@ -44,7 +44,6 @@ from benchmarks.shopper import (
     own_log,
     portrait,
     searches,
-    teacher,
     verdict_cases,
 )
 from benchmarks.speed import (
@@ -113,7 +112,6 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
     "sardine": lambda rows, config, folder: sardine.report(rows),
     "searches": lambda rows, config, folder: searches.report(rows),
     "small": lambda rows, config, folder: small_report.report(rows),
-    "teacher": lambda rows, config, folder: teacher.report(rows),
     "throughput": lambda rows, config, folder: throughput.report(rows),
     "transfer": lambda rows, config, folder: transfer_report.report(
         rows, config["slates"], config["mixture"]

@@ -36,7 +36,7 @@ RANK, ALPHA = 8, 16
 EMPTY = 0.1
 """Share of training rows whose past is left out, so that an empty one is nothing unheard of."""
 LOOKS = 4
-"""How often a fit looks at the valid rows; the best of them is kept."""
+"""How often a fit looks at rows that it does not learn from; the best of them is kept."""
 PATIENCE = 2
 """Looks without a new best one after which a fit stops."""
 SCORED = 64
@@ -170,14 +170,14 @@ def fit_teacher(
     how: Teaching,
     folder: Path,
 ) -> None:
-    """Fit a teacher in place, and keep the best of `LOOKS` by the loss on valid rows.
+    """Fit a teacher in place, and keep the best of `LOOKS` by the loss on other rows.
 
     A fit that was stopped goes on from its last checkpoint.
 
     Args:
         teacher: the teacher
         taught: rows of items that are known, as if they were new
-        valid: rows of items that are not
+        valid: rows of the same draw that it does not learn from
         padding: the token that lines are padded with
         how: rate, batches, seed
         folder: folder of checkpoints

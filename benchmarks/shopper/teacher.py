@@ -65,7 +65,8 @@ STEPS, FEW_STEPS, FEW = 3_000, 600, 100_000
 TAUGHT_NEGATIVES = 2
 """Rows without a purchase that a teacher learns from, for each one with one."""
 STOPPING = 384
-"""Rows of the valid weeks on which a fit is stopped, and no more."""
+"""Rows of the train weeks on which a fit is stopped, and at most an eighth of those drawn. Rows of
+the valid weeks have another level, which says when to stop before a teacher ranks anything."""
 WAYS: dict[str, tuple[str, ...]] = {
     "head": ("head",),
     "raw": ("raw",),
@@ -331,17 +332,13 @@ class Split:
         placements = self.log.facts.placements
         texts = RowTexts(self.log.catalog, self.hidden, placements, tokenizer, config.room)
         rows, offset = taught_rows(self.hidden, train, config.taught, cell.seed)
-        stopping = Part.drawn(self.hidden, self.valid, TAUGHT_NEGATIVES, cell.seed).rows
-        drawn = torch.randperm(len(stopping), generator=torch.Generator().manual_seed(cell.seed))
-        stopping = stopping[drawn[:STOPPING]]
+        stop = min(STOPPING, len(rows) // 8)
         how = Teaching(config.epochs, config.together, config.rate, config.precision, cell.seed)
         fit_teacher(
             teacher,
-            Lesson(*texts.of(rows), self.hidden.row_label[rows], offset),
-            Lesson(
-                *texts.of(stopping),
-                self.hidden.row_label[stopping],
-                offset_of(self.hidden, self.valid, stopping),
+            *(
+                Lesson(*texts.of(rows[part]), self.hidden.row_label[rows[part]], offset[part])
+                for part in (slice(stop, None), slice(stop))
             ),
             padding,
             how,
@@ -355,7 +352,7 @@ class Split:
         seconds = (time.process_time() - began) / sum(len(raw) for raw, _ in found)
         (raw_valid, valid), (raw_test, test) = found
         scores = {"raw": (raw_valid, raw_test), "relative": (valid, test)}
-        return scores, {"raw": seconds, "relative": seconds}, len(rows)
+        return scores, {"raw": seconds, "relative": seconds}, len(rows) - stop
 
 
 def taught_rows(examples: Examples, train: Tensor, most: int, seed: int) -> tuple[Tensor, Tensor]:
