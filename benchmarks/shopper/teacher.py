@@ -334,16 +334,12 @@ class Split:
         rows, offset = taught_rows(self.hidden, train, config.taught, cell.seed)
         stop = min(STOPPING, len(rows) // 8)
         how = Teaching(config.epochs, config.together, config.rate, config.precision, cell.seed)
-        fit_teacher(
-            teacher,
-            *(
-                Lesson(*texts.of(rows[part]), self.hidden.row_label[rows[part]], offset[part])
-                for part in (slice(stop, None), slice(stop))
-            ),
-            padding,
-            how,
-            config.output / "fits" / cell.name,
+        taught, stopping = (
+            Lesson(*texts.of(rows[part]), self.hidden.row_label[rows[part]], offset[part])
+            for part in (slice(stop, None), slice(stop))
         )
+        folder = config.output / "fits" / cell.name
+        fit_teacher(teacher, taught, stopping, padding, how, folder)
         began = time.process_time()
         found = [
             relative(teacher, *texts.of(part.rows), padding, config.precision)
