@@ -343,13 +343,14 @@ def _own_cluster() -> str | None:
 def _resources(ray: Any, config: Cells) -> tuple[dict[str, float], int]:
     """What a cell takes of a machine, and how many cells fit into the cluster at once.
 
-    Where no device is named and machines have GPUs, each cell has one.
+    Where no device is named and machines have GPUs, each cell has one, unless its command has no
+    option for a device.
 
     Raises:
         ValueError: If no machine of the cluster is large enough for a cell.
     """
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    device = getattr(config, "device", None)
+    device = getattr(config, "device", "cpu")
     gpus = any(machine.get("GPU", 0) for machine in machines)
     needed = {"CPU": config.threads, "GPU": int(device == "cuda" or (device is None and gpus))}
     fit = sum(
