@@ -35,7 +35,7 @@ from agents.places.opening import has_populations
 from agents.ppo.agents import PPOComposerConfig
 from agents.statistics import estimate_mean
 from benchmarks.lab.command import run_command
-from benchmarks.lab.measuring import RowCell, keeper_of, measure, rows_of
+from benchmarks.lab.measuring import RowCell, keeper_of, measure, read_cells
 from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
@@ -295,7 +295,7 @@ def main(config: Config) -> None:
         remember_settings(config.work, settings_of(config, free=free) | {"worlds": worlds})
     cells = cells_of(config)
     measure(cells, config, "knowing")
-    table = rows_of(cells)
+    table = read_cells(cells)
     run.publish(table, report(table))
 
 

@@ -2,7 +2,7 @@
 
     cells = [RowCell(path, place, partial(open_it, config), partial(measure_one, config, seed)), ..]
     measure(cells, config, "knowing")    # here, or on the Ray cluster that `config` names
-    table = rows_of(cells)
+    table = read_cells(cells)
 
 This is how a benchmark whose report is about all that was asked for plays its cells, with
 `benchmarks.lab.playing`. It goes on where it stopped, and several may run side by side in one
@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import polars as pl
 
@@ -30,6 +30,14 @@ Rows = Sequence[Mapping[str, Any]] | pl.DataFrame
 """The rows of a cell: plain values for a file `.json`, a table for one `.parquet`."""
 UNFINISHED = "unfinished"
 """Folder, beside the file of a cell, of what the cell needs to go on."""
+
+
+class Cell(Protocol):
+    """Anything that can be played as a cell."""
+
+    @property
+    def task(self) -> Task:
+        """The cell, as it is played."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +64,6 @@ class RowCell:
         play, done = partial(_write, self.path, self.measure), partial(there, self.path)
         return Task(self.name, unfinished(self.path), self.place, self.open, play, done)
 
-    def read(self) -> pl.DataFrame:
-        """Read its rows."""
-        return rows_of([self])
-
 
 def unfinished(path: Path) -> Path:
     """The folder that is locked while the cell of a file is measured, and removed afterwards."""
@@ -79,7 +83,7 @@ def _write(path: Path, measure: Callable[[Any], Rows], opened: Any) -> None:
         write_json(path, rows)
 
 
-def measure(cells: Sequence[RowCell], config: Cells, title: str) -> None:
+def measure(cells: Sequence[Cell], config: Cells, title: str) -> None:
     """Measure every cell that is missing, see `benchmarks.lab.playing.play_cells`.
 
     Args:
@@ -92,15 +96,16 @@ def measure(cells: Sequence[RowCell], config: Cells, title: str) -> None:
         ValueError: If `config.ray` names no cluster, or one whose machines are too small.
         ConnectionError: If the cluster cannot be reached.
     """
-    end(play_cells([cell.task for cell in cells], config, title))
-    if left := [cell.name for cell in cells if not cell.path.exists()]:
+    tasks = [cell.task for cell in cells]
+    end(play_cells(tasks, config, title))
+    if left := [task.name for task in tasks if not task.done()]:
         sys.exit(
             f"{len(left)} cells are measured by another process: run this again when they are "
             f"there: {', '.join(left)}"
         )
 
 
-def rows_of(cells: Sequence[RowCell]) -> pl.DataFrame:
+def read_cells(cells: Sequence[RowCell]) -> pl.DataFrame:
     """The rows of some cells, in their order; all of their files are of one kind."""
     if all(cell.path.suffix == ".parquet" for cell in cells):
         return pl.concat(pl.read_parquet(cell.path) for cell in cells)
