@@ -277,13 +277,9 @@ def joined(address: str) -> Iterator[Any]:
         ValueError: If Ray is not installed, or `address` is no address.
         ConnectionError: If no head answers there.
     """
-    try:
-        import ray
-    except ImportError:
-        raise ValueError(
-            f"ray is {address!r}, but Ray is not installed: run pip install -e '.[scale]'."
-        ) from None
-    _check_head(address)
+    check_cluster(address)
+    import ray
+
     environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [_python_path()])])}
     try:
         ray.init(
@@ -301,6 +297,28 @@ def joined(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def check_cluster(address: str | None) -> None:
+    """Check that a cluster can be reached, for commands that make something before they play.
+
+    Args:
+        address: `auto` for the cluster that this machine belongs to, HOST:PORT of its head, or None
+            for this process, which needs none.
+
+    Raises:
+        ValueError: If Ray is not installed, or `address` is no address.
+        ConnectionError: If no head answers there.
+    """
+    if address is None:
+        return
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        raise ValueError(
+            f"ray is {address!r}, but Ray is not installed: run pip install -e '.[scale]'."
+        ) from None
+    _check_head(address)
 
 
 def _python_path() -> str:
