@@ -1,6 +1,6 @@
 # The commands. Each sets up .venv by itself; all they need is Python 3.11 or later.
 #
-#   make demo   train an agent for three minutes and show what it learned
+#   make demo   train an agent for two minutes and show what it learned
 #   make test   all tests, the ones that train included
 #   make lint   format, style and types
 #   make interop  train TorchRL's and RLlib's PPO and d3rlpy's IQL here, in environments of their own: an hour

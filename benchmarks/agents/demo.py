@@ -1,4 +1,4 @@
-"""What learning is for, in three minutes.
+"""What learning is for, in two minutes.
 
     python -m benchmarks.agents.demo, or: make demo
 
@@ -54,18 +54,18 @@ BORED = 64
 
 @dataclass(frozen=True)
 class Config(train.Config):
-    """Train an agent for three minutes, and compare it with the baselines."""
+    """Train an agent for two minutes, and compare it with the baselines."""
 
     seeds: tuple[int, ...] = (0,)
-    """Training seeds, each of which is a run of its own. One takes about three minutes."""
+    """Training seeds, each of which is a run of its own. One takes about two minutes."""
     visits: int | None = 250_000
     """Length of a run in visits, those of all places together. It is shorter than that of
-    `benchmarks.agents.train`, so that it takes about three minutes."""
+    `benchmarks.agents.train`, so that it takes about two minutes."""
     monitor: MonitorConfig = field(
-        default_factory=lambda: MonitorConfig(evaluate_every=8, episodes=64)
+        default_factory=lambda: MonitorConfig(evaluate_every=12, episodes=48)
     )
     """Evaluations before the first update, on the way and at the end."""
-    episodes: int = 128
+    episodes: int = 96
     """Number of episodes that each policy is evaluated on, all of other shoppers."""
     output: Path = Path("runs/demo")
     """Folder that everything is written to; the same command goes on with what lies there."""
