@@ -15,7 +15,7 @@ from typing import Any
 from agents.ppo.agents import PPOComposerConfig
 from agents.ppo.config import PPOConfig
 from agents.ppo.constrained import ConstrainedConfig
-from benchmarks.agents import bundle, cold, constraint, knowing, live, sardine
+from benchmarks.agents import bundle, cold, constraint, knowing, live, ope, sardine
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.measuring import Cell
 from benchmarks.lab.playing import Task
@@ -125,6 +125,20 @@ def small_live(work: Path) -> live.Config:
     )
 
 
+def small_ope(work: Path) -> ope.Config:
+    return ope.Config(
+        slates=300,
+        sizes=(400, 600),
+        seeds=(0, 1),
+        fits=(0,),
+        other=None,
+        model=MODEL,
+        episodes=4,
+        work=work,
+        device="cpu",
+    )
+
+
 def small_own_log(work: Path) -> own_log.Config:
     return own_log.Config(
         parts=("market",),
@@ -210,6 +224,7 @@ SMALL: Mapping[str, Small] = {
     "benchmarks.agents.constraint": Small(small_constraint, tasks(constraint.cells_of)),
     "benchmarks.agents.knowing": Small(small_knowing, tasks(knowing.cells_of)),
     "benchmarks.agents.live": Small(small_live, tasks(live.cells_of)),
+    "benchmarks.agents.ope": Small(small_ope, tasks(ope.cells_of)),
     "benchmarks.agents.sardine": Small(small_sardine, tasks(cells_of_sardine)),
     "benchmarks.shopper.own_log": Small(small_own_log, own_log.tasks_of),
     "benchmarks.shopper.stress": Small(small_stress, tasks(stress.cells_of)),
