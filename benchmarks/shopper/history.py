@@ -39,6 +39,7 @@ from benchmarks.lab.log_checks import digest_of
 from benchmarks.lab.logs import Log, ReadsLog, need_cold_items, ready, sorted_rows
 from benchmarks.lab.measuring import RowCell, measure, read_cells
 from benchmarks.lab.options import Cells, Results
+from benchmarks.lab.playing import check_cluster
 from benchmarks.lab.plots import BLUE, RED, intervals, panels
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.settings import TABLES, check_settings, remember_settings, settings_of
@@ -168,12 +169,14 @@ def main(config: Config) -> None:
     """Fit and score what is missing, time all of them in turns, and write the results.
 
     Raises:
+        ConnectionError: If the cluster cannot be reached.
         FileNotFoundError: If the log lacks tables.
         ValueError: If it has no cold items, or the output folder holds scores of other settings or
             tables.
         SystemExit: If a training failed, or another process makes one.
     """
     use_threads(config.threads)
+    check_cluster(config.ray)
     run = Run("history", config, results=config.results)
     told = settings_of(config, only=COMMON)
     check_settings(config.output, told, free=(TABLES,))

@@ -7,10 +7,12 @@ them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from agents.ppo.agents import PPOComposerConfig
 from agents.ppo.config import PPOConfig
@@ -19,14 +21,16 @@ from benchmarks.agents import bundle, cold, constraint, knowing, live, ope, sard
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.measuring import Cell
 from benchmarks.lab.playing import Task
-from benchmarks.shopper import own_log, stress, verdict_cases
+from benchmarks.shopper import history, own_log, stress, verdict_cases
 from policies.composer import ComposerConfig
 from policies.learnable.sb3 import NetworkConfig
 from policies.rankers.two_tower import TwoTowerConfig
 from recsim_env.fitting import FitConfig
+from recsim_env.shoppers.household.fit import FinetuneConfig
 from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
 from recsim_env.shoppers.session.population import save_session
 from recsim_env.shoppers.session.starts import Logged
+from tests.support.fake_log import ITEMS, write_shop
 
 PPO = PPOConfig(n_steps=4, batch_size=32, n_epochs=1)
 NETWORK = NetworkConfig((8,), (8,))
@@ -186,6 +190,25 @@ def small_verdict_cases(work: Path) -> verdict_cases.Config:
     return config
 
 
+def small_history(work: Path) -> history.Config:
+    """Two shoppers of a log that is written where it is missing."""
+    log = Path("log")
+    if not log.exists():
+        catalog = write_shop(log)
+        replace(catalog, cold=torch.arange(ITEMS) % 8 == 0).save(log)
+    return history.Config(
+        windows=(2,),
+        without_counters=(6,),
+        shopper=FinetuneConfig(
+            hidden_size=16, layers=1, head_size=16, pretrain_epochs=0.0, epochs=0.1
+        ),
+        log=log,
+        output=work,
+        samples=4,
+        threads=1,
+    )
+
+
 def small_stress(work: Path) -> stress.Config:
     return stress.Config(
         market=MarketWorld(world=10, slates=300, mixture="broad"),
@@ -226,6 +249,7 @@ SMALL: Mapping[str, Small] = {
     "benchmarks.agents.live": Small(small_live, tasks(live.cells_of)),
     "benchmarks.agents.ope": Small(small_ope, tasks(ope.cells_of)),
     "benchmarks.agents.sardine": Small(small_sardine, tasks(cells_of_sardine)),
+    "benchmarks.shopper.history": Small(small_history, tasks(history.cells_of)),
     "benchmarks.shopper.own_log": Small(small_own_log, own_log.tasks_of),
     "benchmarks.shopper.stress": Small(small_stress, tasks(stress.cells_of)),
     "benchmarks.shopper.verdict_cases": Small(small_verdict_cases, tasks(verdict_cases.cases_of)),
