@@ -30,12 +30,12 @@ ON_RAY = [command for command in CONFIGURED if takes_ray(command)]
 
 
 def rows_in(path: Path) -> Any:
-    """The rows of a file, but for the minutes that they took."""
+    """The rows of a file in digits, so that NaN is NaN, but for the minutes that they took."""
     rows = pl.read_parquet(path).to_dicts() if path.suffix == ".parquet" else read_json(path)
     if not isinstance(rows, list):
         return rows
     kept = [row for row in rows if row.get("what") != "minutes"]
-    return [{key: value for key, value in row.items() if key != "minutes"} for row in kept]
+    return [{key: str(value) for key, value in row.items() if key != "minutes"} for row in kept]
 
 
 def files_in(work: Path) -> dict[str, Path]:
