@@ -77,7 +77,7 @@ TUNED = ("mmr", "cap", "reward_greedy", "constant", "constant_budget", "constant
 """Re-rankers whose parameters are searched."""
 
 
-FREE = ("seeds", "threads", "ray", "work", "results")
+FREE = ("envs", "seeds", "threads", "ray", "work", "results")
 """Settings in which runs that share a work folder may differ."""
 
 
