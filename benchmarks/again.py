@@ -29,7 +29,7 @@ from benchmarks.agents import (
     ope_report,
     sardine,
     transfer_report,
-    visit,
+    visit_report,
 )
 from benchmarks.lab import places
 from benchmarks.lab.checked import Checked
@@ -114,7 +114,7 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
         rows, config["slates"], config["mixture"]
     ),
     "verdict_cases": lambda rows, config, folder: verdict_cases.report(rows),
-    "visit": lambda rows, config, folder: visit.report(rows),
+    "visit": lambda rows, config, folder: visit_report.report(rows),
 }
 """Rows, the configuration that they were measured with and the folder of the run -> report."""
 
