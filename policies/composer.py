@@ -228,6 +228,16 @@ class Composer:
         return self._inputs.slate_size
 
     @property
+    def lift(self) -> Tensor | None:
+        """(G, G) float32, log lift of each pair of categories in one bundle; None = not known."""
+        return self._inputs.lift if "together" in self.knobs else None
+
+    @property
+    def levels(self) -> int:
+        """Number of levels of discount that slates name; 0 = they name none."""
+        return self._inputs.levels if "discount" in self.knobs else 0
+
+    @property
     def units(self) -> Tensor:
         """Log-odds, or what else the knob is in, per unit of each named number: (J,) float32."""
         return torch.tensor(self._units, dtype=torch.float32)
