@@ -78,7 +78,8 @@ class Config(Device, Threads, Results):
     steps: int = 400_000
     """Length of a training in shopper-steps; `ppo_autoregressive` takes 0.6 of them."""
     shoppers: int = 1024
-    """Number of shoppers that are served at once in a training; `ppo_autoregressive` serves half."""
+    """Number of shoppers that are served at once in a training; `ppo_autoregressive` serves half of
+    them."""
     slates: int = 200_000
     """Number of slates of the log that ranker and lift are learned from, about."""
     tuning_episodes: int = 256
