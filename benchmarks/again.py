@@ -23,6 +23,7 @@ from benchmarks.agents import (
     compare,
     frontier,
     frontier_report,
+    knowing,
     league,
     league_report,
     live_report,
@@ -52,6 +53,7 @@ from benchmarks.speed import (
     ppo_speed,
     small_report,
     throughput,
+    two_stages,
 )
 
 
@@ -97,6 +99,7 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
     "explained": lambda rows, config, folder: explained.report(rows),
     "frontier": of_frontier,
     "gpu": lambda rows, config, folder: gpu.report(rows),
+    "knowing": lambda rows, config, folder: knowing.report(rows),
     "language": lambda rows, config, folder: language.report(rows),
     "latency": lambda rows, config, folder: latency_report.report(rows),
     "league": of_league,
@@ -113,6 +116,7 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
     "transfer": lambda rows, config, folder: transfer_report.report(
         rows, config["slates"], config["mixture"]
     ),
+    "two_stages": lambda rows, config, folder: two_stages.report(rows),
     "verdict_cases": lambda rows, config, folder: verdict_cases.report(rows),
     "visit": lambda rows, config, folder: visit_report.report(rows),
 }

@@ -7,6 +7,7 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -394,7 +395,9 @@ def _check_known(factory: ShopperFactory, options: Mapping[str, Any]) -> None:
     unknown = sorted(options.keys() - parameters.keys() - ASKED_OF_ALL.keys())
     if unknown and not _takes_any(parameters):
         known = sorted({*parameters, *_OVERRIDES, *ASKED_OF_ALL, "device"})
-        raise TypeError(_unexpected(unknown, f"the options are {known}"))
+        near = [close[0] for name in unknown if (close := get_close_matches(name, known, 1))]
+        meant = f" Did you mean {', '.join(map(repr, near))}?" if near else ""
+        raise TypeError(_unexpected(unknown, f"the options are {known}") + meant)
 
 
 def _takes_any(parameters: Mapping[str, inspect.Parameter]) -> bool:

@@ -280,8 +280,7 @@ def draw(lines: list[dict[str, object]]) -> Figure:
     left.set_ylabel("distinct categories in a slate")
     left.margins(y=0.15)
     _thirds(middle, lines, {name: name for name in KNOBS})
-    middle.set_ylabel("log-odds per unit of the cue")
-    middle.set_title("The agent's knobs")
+    middle.set_ylabel("knobs of the agent, log-odds per unit of the cue")
     _thirds(right, [line for line in lines if line["gain"] is not None], {"gain": "PPO composer"})
     right.set_ylabel("return above the constant re-ranker")
     for axes in (middle, right):
@@ -301,7 +300,7 @@ def _thirds(axes: Axes, lines: list[dict[str, object]], columns: dict[str, str])
             intervals(axes, places, found, colour=colour, label=name, joined=True)
     axes.set_xticks([4 * at + 1 for at in range(len(groups))], groups)
     axes.set_xlabel("low, middle and high third by")
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
     plain(axes, "y")
 
 

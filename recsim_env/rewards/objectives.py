@@ -26,6 +26,8 @@ def checked_objectives(objectives: Any) -> tuple[str, ...] | None:
     if objectives is None:
         return None
     expected = f"it must be different names out of {sorted(REWARD_TERMS)}, in a tuple"
+    if isinstance(objectives, Mapping):
+        expected += ", without weights, which belong to reward"
     if not isinstance(objectives, Sequence) or isinstance(objectives, (str, bytes)):
         raise ValueError(f"objectives is {checks.told(objectives)}, but {expected}.")
     if not objectives:

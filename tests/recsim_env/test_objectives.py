@@ -62,6 +62,7 @@ def test_objectives_are_the_terms_in_their_order_and_change_nothing_else() -> No
         (("clicks", "joy"), r"^objectives\[1\] is 'joy', but it must be one of"),
         (("clicks", "kept", "clicks"), "^objectives has 'clicks' twice, but it must be different"),
         ("clicks", "^objectives is 'clicks', but it must be different names"),
+        ({"clicks": 1.0}, r"in a tuple, without weights, which belong to reward\.$"),
         (7, "^objectives is 7, but it must be different names"),
         (("clicks", 3), r"^objectives\[1\] is 3, but it must be one of"),
         (("clicks", "novelty"), "^objectives has the term 'novelty', but the catalogue of"),

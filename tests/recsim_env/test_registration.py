@@ -281,6 +281,8 @@ def test_unknown_options_raise(own_id: str, make: Any) -> None:
         match=r"unexpected keyword argument 'populaton', but the options are \['belief', 'categories', 'dev",
     ):
         make(own_id, populaton="train")
+    with pytest.raises(TypeError, match=r"'horizon', but .*\. Did you mean 'horizon_days'\?"):
+        make(own_id, horizon=3)
 
 
 def test_unknown_ids_raise() -> None:

@@ -306,8 +306,8 @@ def _problems(impressions: pl.DataFrame, users: int) -> list[str]:
         problems.append(f"{column}: found {kind} in {shown:,} rows, expected both 0 and 1.")
     if users < LEAST_USERS:
         problems.append(
-            f"column 'user': found {users:,} users, expected at least {LEAST_USERS}, of whom a "
-            "tenth each is held out to check and to test."
+            f"column 'user': found {users:,} user{'s' * (users != 1)}, expected at least "
+            f"{LEAST_USERS}, of whom a tenth each is held out to check and to test."
         )
 
     # Users to learn from, and users to test on.

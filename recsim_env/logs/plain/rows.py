@@ -204,5 +204,6 @@ def _in_time(
             "positions that tell the order",
             back[1],
         )
-    notes.append(f"{back[1]:,} rows stood before an earlier row of their user and were sorted.")
+    sorted_ones = "1 row was" if back[1] == 1 else f"{back[1]:,} rows were"
+    notes.append(f"{sorted_ones} sorted, for the log had later rows of the same user above.")
     return rows

@@ -33,6 +33,8 @@ class Source:
     """The rows, with their number in `ROW`."""
     schema: dict[str, pl.DataType]
     """Types by column, without `ROW`."""
+    headed: bool = False
+    """Whether it is a CSV file, in which the row below the header is row 0."""
 
     def check_types(self, columns: Iterable[str]) -> None:
         """Raise LogError where a column holds lists or the like, and not one value a row."""
@@ -77,9 +79,11 @@ class Source:
         value = self.value(column, row)
         value = value.to_list() if isinstance(value, pl.Series) else value
         found = "nothing" if value is None else checks.told(value)
-        more = f" (and {rows - 1:,} rows more)" if rows > 1 else ""
+        more = f" (and {rows - 1:,} more)" if rows > 1 else ""
+        below = " Rows count from 0, below the header." if self.headed else ""
         return LogError(
-            f"{self.name}: column '{column}', row {row}: found {found}{more}, expected {expected}."
+            f"{self.name}: column '{column}', row {row}: found {found}{more}, expected "
+            f"{expected}.{below}"
         )
 
 
@@ -98,10 +102,10 @@ def open_source(table: Path | str | pl.DataFrame, what: str) -> Source:
         return _opened(what, table.lazy().with_row_index(ROW), table.schema)
     path = checks.path(what, table)
     suffix = path.suffix.lower()
-    if suffix not in (*_SEPARATORS, *_PARQUET):
-        raise LogError(f"{path}: found a file named {suffix!r}, expected .csv, .tsv or .parquet.")
     if path.is_dir():
         raise LogError(f"{path}: found a folder, expected {what} as one file.")
+    if suffix not in (*_SEPARATORS, *_PARQUET):
+        raise LogError(f"{path}: found a file named {suffix!r}, expected .csv, .tsv or .parquet.")
     if not path.is_file():
         raise LogError(f"{path}: found no such file, expected {what} as CSV or parquet.")
     try:
@@ -120,11 +124,12 @@ def open_source(table: Path | str | pl.DataFrame, what: str) -> Source:
         schema = frame.collect_schema()
     except (OSError, pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise _unreadable(str(path), error) from error
-    return _opened(str(path), frame, {name: dtype for name, dtype in schema.items() if name != ROW})
+    types = {name: dtype for name, dtype in schema.items() if name != ROW}
+    return _opened(str(path), frame, types, headed=suffix in _SEPARATORS)
 
 
-def _opened(name: str, frame: pl.LazyFrame, schema: Any) -> Source:
-    source = Source(name, frame, dict(schema))
+def _opened(name: str, frame: pl.LazyFrame, schema: Any, *, headed: bool = False) -> Source:
+    source = Source(name, frame, dict(schema), headed)
     twice = [again[1] for again in map(_TWICE.fullmatch, source.header) if again]
     if twice:
         raise LogError(f"{name}: column '{twice[0]}': found it twice in the header, expected once.")

@@ -21,21 +21,11 @@ from agents.places import Site
 from agents.statistics import critical
 from benchmarks.agents import behaviour
 from benchmarks.agents.league import Config, play_missing, read_cells
-from benchmarks.agents.league_report import (
-    analyse,
-    at,
-    band,
-    curve_of,
-    first_above,
-    frontier,
-    matrix,
-    profile,
-    ratio,
-    summary,
-    to_pass,
-)
+from benchmarks.agents.league_figure import band, frontier, profile
+from benchmarks.agents.league_report import analyse, summary
 from benchmarks.lab import league_cells
 from benchmarks.lab.league_cells import CURVE, KEY, ROW, Cell, cells, contenders
+from benchmarks.lab.league_statistics import at, curve_of, first_above, matrix, ratio, to_pass
 from benchmarks.lab.places import CONTROL, MARKET, PLACES, REGULARS, Opening, Place
 from benchmarks.lab.run import Run
 from benchmarks.lab.statistics import iqm, stratified

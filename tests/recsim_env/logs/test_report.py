@@ -234,7 +234,7 @@ def test_what_read_plain_refuses_is_reported() -> None:
     for rows, words in (
         (log().with_columns(click=pl.lit(0)), "no click in 600 rows"),
         (log(users=10), "found 10 users"),
-        (log(users=1), "found 1 users"),
+        (log(users=1), "found 1 user,"),
         (log(users=2), "found 2 users"),
     ):
         report = check_log(rows, catalog())

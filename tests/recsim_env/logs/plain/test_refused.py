@@ -20,7 +20,7 @@ ROWS: dict[str, tuple[Change, str]] = {
     "no user": (lambda f: f.drop("user"), "column 'user': found no such column"),
     "no timestamp": (lambda f: f.drop("timestamp"), "column 'timestamp': found no such column"),
     "unknown item": (lambda f: edited(f, 7, item="x9"), "column 'item', row 7: found 'x9', expected one of the 40 items of catalog"),
-    "two unknown items": (lambda f: edited(edited(f, 9, item="x9"), 7, item="x8"), r"row 7: found 'x8' \(and 1 rows more\)"),
+    "two unknown items": (lambda f: edited(edited(f, 9, item="x9"), 7, item="x8"), r"row 7: found 'x8' \(and 1 more\)"),
     "no item": (lambda f: edited(f, 7, item=None), "column 'item', row 7: found nothing"),
     "no user id": (lambda f: edited(f, 7, user=None), "column 'user', row 7: found nothing, expected the id of a user"),
     "no click": (lambda f: edited(f, 7, click=None), "column 'click', row 7: found nothing, expected 0 or 1"),
@@ -28,7 +28,7 @@ ROWS: dict[str, tuple[Change, str]] = {
     "negative click": (lambda f: edited(f, 7, click=-1), "column 'click', row 7: found -1"),
     "click in words": (lambda f: edited(f.cast({"click": pl.String}), 7, click="maybe"), "column 'click', row 7: found 'maybe'"),
     "before 1970": (lambda f: edited(f, 7, timestamp=datetime.datetime(1969, 12, 31)), "column 'timestamp', row 7: found .*1969.*expected a time from 1971"),
-    "counted days": (lambda f: f.with_columns(timestamp=pl.int_range(pl.len())), "column 'timestamp', row 0: found 0 \\(and 599 rows more\\), expected a time from 1971"),
+    "counted days": (lambda f: f.with_columns(timestamp=pl.int_range(pl.len())), "column 'timestamp', row 0: found 0 \\(and 599 more\\), expected a time from 1971"),
     "no time": (lambda f: edited(f, 7, timestamp=None), "column 'timestamp', row 7: found nothing"),
     "day first": (lambda f: f.with_columns(pl.col("timestamp").dt.strftime("%d/%m/%Y %H:%M")), "column 'timestamp': found '01/03/2024 10:00'"),
     "broken time": (lambda f: edited(f.with_columns(pl.col("timestamp").dt.strftime("%Y-%m-%d %H:%M:%S")), 7, timestamp="soon"), "column 'timestamp', row 7: found 'soon'"),
@@ -48,7 +48,7 @@ ROWS: dict[str, tuple[Change, str]] = {
     ),
     "one user": (
         lambda f: f.filter(pl.col("user") == "u00"),
-        "column 'user': found 1 users, expected at least 20",
+        "column 'user': found 1 user, expected at least 20",
     ),
     "session missing": (lambda f: edited(f.with_columns(session=pl.lit("s")), 7, session=None), "column 'session', row 7: found nothing"),
 }  # fmt: skip
@@ -62,7 +62,7 @@ GOODS: dict[str, tuple[Change, str]] = {
     "zero vector": (lambda f: edited(f.with_columns(embedding=pl.lit("[1, 0]")), 7, embedding="[0, 0]"), "column 'embedding', row 7"),
     "vector with NaN": (lambda f: edited(f.with_columns(embedding=pl.lit("1 0")), 7, embedding="1 nan"), "column 'embedding', row 7"),
     "no vector": (lambda f: edited(f.with_columns(embedding=pl.lit("1 0")), 7, embedding=None), "column 'embedding', row 7: found nothing"),
-    "vectors of several widths": (lambda f: f.with_columns(embedding=pl.int_ranges(1, 3 + pl.int_range(pl.len()) % 2)), r"column 'embedding', row [01]: found \[1(, 2)?\] \(and 19 rows more\), expected a vector of"),
+    "vectors of several widths": (lambda f: f.with_columns(embedding=pl.int_ranges(1, 3 + pl.int_range(pl.len()) % 2)), r"column 'embedding', row [01]: found \[1(, 2)?\] \(and 19 more\), expected a vector of"),
     "price beyond a Float32": (lambda f: edited(f, 7, price=1e300), "column 'price', row 7: found 1e\\+300"),
     "empty": (lambda f: f.clear(), "catalog: found no rows"),
 }  # fmt: skip
@@ -138,8 +138,20 @@ def test_files_that_are_none(tmp_path: Path) -> None:
     ):
         with pytest.raises(LogError, match=message):
             read_plain(tmp_path / name, catalog())
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(LogError, match="folder: found a folder, expected log as one file"):
+        read_plain(tmp_path / "folder", catalog())
     with pytest.raises(TypeError, match="log is 3, but it must be a path"):
         read_plain(3, catalog())  # type: ignore[arg-type]
+
+
+def test_the_row_below_the_header_is_row_0(tmp_path: Path) -> None:
+    wrong = edited(log(), 0, item="x9")
+    wrong.write_csv(tmp_path / "log.csv")
+    with pytest.raises(LogError, match=r"row 0: found 'x9'.*Rows count from 0, below the header\."):
+        read_plain(tmp_path / "log.csv", catalog())
+    with pytest.raises(LogError, match=r"row 0: found 'x9'.* of catalog\.$"):
+        read_plain(wrong, catalog())
 
 
 @pytest.mark.parametrize(
