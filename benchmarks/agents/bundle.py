@@ -1,6 +1,7 @@
 """Bundles: PPO against the best single items, the best pair by lift, and the oracle.
 
     python -m benchmarks.agents.bundle
+    python -m benchmarks.agents.bundle --ray auto   # on the machines of a Ray cluster
 
 In `recsim_env/Bundle-v0` items go together by a matrix that is known, and a bundle may be offered
 at a discount; in `recsim_env/BundleControl-v0` nothing goes together and no price counts, so that
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,9 +32,9 @@ from agents import AGENTS, TrainingSetup
 from agents.evaluate import evaluate
 from agents.places import REPORTED_SEED, TUNING_SEED, Site, open_place, seeds
 from agents.statistics import Floats, over_training_seeds, paired_difference
-from benchmarks.lab.cells import json_at
 from benchmarks.lab.command import run_command
-from benchmarks.lab.options import Device, Results, Threads
+from benchmarks.lab.measuring import RowCell, keeper_of, measure, read_cells
+from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.settings import remember_settings, settings_of
@@ -62,7 +64,7 @@ earned less: 46 in place of 75, where the best single items earn 44 (one trainin
 
 
 @dataclass(frozen=True)
-class Config(Device, Threads, Results):
+class Config(Device, Cells, Results):
     """Compare who offers the best bundles."""
 
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"envs": PRESETS, "agents": AGENTS}
@@ -168,14 +170,17 @@ def baselines(config: Config, world: World, site: Site) -> list[dict[str, Any]]:
 
 
 def trained(
-    config: Config, world: World, site: Site, agent: str, seed: int
+    config: Config, world: World, agent: str, seed: int, site: Site
 ) -> list[dict[str, Any]]:
     """The rows of an agent that was trained with a seed."""
     steps, shoppers, options = config.steps, config.shoppers, AGENTS[agent].config()
     if agent == OVER_SLATES:
         steps, shoppers = round(SHARE_OF_STEPS * steps), round(SHARE_OF_SHOPPERS * shoppers)
         options = replace(options, ppo=replace(options.ppo, learning_rate=LEARNING_RATE))
-    setup = TrainingSetup(site.training(), site.inputs, seed, steps, shoppers, log=site.log)
+    keeper = keeper_of(config.work / world.name / f"{agent}-seed{seed}.json")
+    setup = TrainingSetup(
+        site.training(), site.inputs, seed, steps, shoppers, log=site.log, keeper=keeper
+    )
     learned = AGENTS[agent].learner(setup, options)
     played = returns(config, site, learned.policy, REPORTED_SEED, config.episodes)
     minutes = float(learned.facts.get("minutes", 0.0))
@@ -281,50 +286,44 @@ def main(config: Config) -> None:
     Raises:
         ValueError: If the slates of an environment are no bundles, or the folder holds other
             measurements.
-        RuntimeError: If another process measures in the same folder.
+        SystemExit: If a cell failed, or another process measures one.
     """
     use_threads(config.threads)
     for env in config.envs:
         if not make_simulator(env, device=config.device).discounts:
             raise ValueError(f"envs names {env!r}, but its slates are no bundles.")
     run = Run("bundle", config, results=config.results)
-    with locked(config.work):
-        free = ("envs", "worlds", "agents", "seeds", "batch", "device", "threads", "results")
+    with locked(config.work, wait=True):
+        free = ("envs", "worlds", "agents", "seeds", "batch", "device", "threads", "ray", "results")
         told = settings_of(config, free=(*free, "work", "cache"))
         shops = {env: f"{PRESETS[env].reward} {PRESETS[env].shopper_options}" for env in PRESETS}
         remember_settings(
             config.work, told | {"shops": {env: shops[env] for env in (BUNDLE, CONTROL)}}
         )
-        rows = [
-            row
-            for env in config.envs
-            for seed in config.worlds
-            for row in _rows_of(config, World(env, seed))
-        ]
-    table = pl.DataFrame(rows, infer_schema_length=None)
+    cells = cells_of(config)
+    measure(cells, config, "bundle")
+    table = read_cells(cells)
     run.publish(table, report(table))
 
 
-def _rows_of(config: Config, world: World) -> list[dict[str, Any]]:
-    """The rows of a world: those that are kept, and those that are measured now."""
-    folder = config.work / world.name
-    opened: list[Site] = []
-
-    def site() -> Site:
-        """The world, opened when something is measured there first."""
-        if not opened:
-            opened.append(world.open(config))
-        return opened[0]
-
-    rows = json_at(folder / "baselines.json", lambda: baselines(config, world, site()))
-    for agent in config.agents:
-        for seed in config.seeds:
-
-            def measure(agent: str = agent, seed: int = seed) -> list[dict[str, Any]]:
-                return trained(config, world, site(), agent, seed)
-
-            rows += json_at(folder / f"{agent}-seed{seed}.json", measure)
-    return rows
+def cells_of(config: Config) -> list[RowCell]:
+    """The baselines of every world, and every training there."""
+    cells = []
+    for world in (World(env, seed) for env in config.envs for seed in config.worlds):
+        rows = {"baselines": partial(baselines, config, world)}
+        for agent in config.agents:
+            for seed in config.seeds:
+                rows[f"{agent}-seed{seed}"] = partial(trained, config, world, agent, seed)
+        cells += [
+            RowCell(
+                config.work / world.name / f"{name}.json",
+                world.name,
+                partial(world.open, config),
+                measured,
+            )
+            for name, measured in rows.items()
+        ]
+    return cells
 
 
 if __name__ == "__main__":

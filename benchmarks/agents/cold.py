@@ -2,6 +2,7 @@
 
     python -m benchmarks.agents.cold
     python -m benchmarks.agents.cold --belief
+    python -m benchmarks.agents.cold --ray auto   # on the machines of a Ray cluster
 
 The world is a market of regulars in which nothing that is shown changes what a shopper wants, nor
 who stays: the only reason to show anything but what is most likely clicked is to learn. Items
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -33,9 +35,9 @@ from agents import AGENTS, TrainingSetup
 from agents.places import REPORTED_SEED, TUNING_SEED, Site, open_place, seeds
 from agents.places.opening import PLACES
 from agents.statistics import estimate_mean, paired_difference
-from benchmarks.lab.cells import json_at
 from benchmarks.lab.command import run_command
-from benchmarks.lab.options import Device, Results, Threads
+from benchmarks.lab.measuring import RowCell, keeper_of, measure, read_cells
+from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.settings import remember_settings, settings_of
@@ -44,7 +46,7 @@ from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import policy_trials
 from policies import POLICIES
 from recsim_env.estimates import Estimate
-from recsim_env.files import locked, read_json
+from recsim_env.files import locked
 from recsim_env.rollout import draws_for
 from recsim_env.shoppers.regulars.config import RegularsConfig
 from recsim_env.simulator import SlateSimulator
@@ -80,7 +82,7 @@ COUNTS = ("return", "visits", "shown", "clicks", "new_shown", "new_clicks")
 
 
 @dataclass(frozen=True)
-class Config(Device, Threads, Results):
+class Config(Device, Cells, Results):
     """Measure what exploring is worth at a cold start."""
 
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {
@@ -206,7 +208,7 @@ def tuned_policy(config: Config, name: str, site: Site) -> Policy:
     return spec.build(site.inputs, dict(study.best_params))
 
 
-def trained(config: Config, site: Site, agent: str, seed: int) -> Policy:
+def trained(config: Config, name: str, site: Site, agent: str, seed: int) -> Policy:
     """Train an agent with a seed; it plays as it is at its most likely action."""
     inputs = site.inputs
     if agent == PPO_TWIN:
@@ -219,9 +221,21 @@ def trained(config: Config, site: Site, agent: str, seed: int) -> Policy:
         THOMPSON_TWIN: {"known_spread": 0.0, "scale": 0.0},
         LINUCB_TWIN: {"alpha": 0.0},
     }
-    setup = TrainingSetup(site.training(), inputs, seed, config.steps, config.shoppers)
+    keeper = keeper_of(path_of(config, name, seed, agent))
+    setup = TrainingSetup(
+        site.training(), inputs, seed, config.steps, config.shoppers, keeper=keeper
+    )
     registered = agent.partition(",")[0]
     return AGENTS[registered].learn(setup, parameters.get(agent, {})).policy
+
+
+def policy_of(config: Config, world: str, site: Site, agent: str, seed: int) -> Policy:
+    """Build, tune or train an agent."""
+    if agent in (GREEDY, REWARD_GREEDY):
+        return POLICIES[agent].build(site.inputs)
+    if agent == TUNED:
+        return tuned_policy(config, world, site)
+    return trained(config, world, site, agent, seed)
 
 
 @torch.no_grad()
@@ -252,10 +266,9 @@ def first_visits(policy: Policy, simulator: SlateSimulator, who: torch.Tensor) -
     return pl.DataFrame({"newcomer": newcomer.cpu().numpy(), **columns})
 
 
-def measured(
-    config: Config, world: str, agent: str, policy: Policy, site: Site, seed: int
-) -> list[dict[str, Any]]:
+def measured(config: Config, world: str, seed: int, agent: str, site: Site) -> list[dict[str, Any]]:
     """Play an agent before the shoppers of a seed: a row for newcomers, and one for the others."""
+    policy = policy_of(config, world, site, agent, seed)
     simulator = site.simulator("evaluation", horizon_days=float("inf"))
     played = first_visits(
         policy, simulator, seeds(REPORTED_SEED + seed * RUN_SEEDS, config.episodes)
@@ -355,56 +368,43 @@ def picture(lines: list[tuple[str, Estimate, str]]) -> Figure:
     return figure
 
 
+def path_of(config: Config, world: str, seed: int, agent: str) -> Path:
+    """The file of the rows of a cell."""
+    name = agent.replace(", ", "-").replace(" ", "_")
+    return config.kept / world / f"{name}-{seed}.json"
+
+
+def cells_of(config: Config) -> list[RowCell]:
+    """Every world with every seed and agent."""
+    return [
+        RowCell(
+            path_of(config, world, seed, agent),
+            world,
+            partial(site_of, config, world),
+            partial(measured, config, world, seed, agent),
+        )
+        for world in config.worlds
+        for seed in config.seeds
+        for agent in config.playing
+    ]
+
+
 def main(config: Config) -> None:
     """Measure what is not measured yet, and report.
 
     Raises:
         ValueError: If the folder holds other measurements.
-        RuntimeError: If another process measures in the same folder.
+        SystemExit: If a cell failed, or another process measures one.
     """
     use_threads(config.threads)
     run = Run(config.name, config, results=config.results)
-    with locked(config.kept):
-        free = ("seeds", "device", "threads", "results", "work", "cache", "agents", "worlds")
+    free = ("seeds", "device", "threads", "ray", "results", "work", "cache", "agents", "worlds")
+    with locked(config.kept, wait=True):
         remember_settings(config.kept, settings_of(config, free=free))
-        rows = [row for world in config.worlds for row in _rows_of(config, world)]
-    table = pl.DataFrame(rows)
+    cells = cells_of(config)
+    measure(cells, config, config.name)
+    table = read_cells(cells)
     run.publish(table, report(table))
-
-
-def _rows_of(config: Config, world: str) -> list[dict[str, Any]]:
-    """The rows of a world: those that are kept, and those that are measured now."""
-    paths = {
-        (seed, agent): config.kept
-        / world
-        / f"{agent.replace(', ', '-').replace(' ', '_')}-{seed}.json"
-        for seed in config.seeds
-        for agent in config.playing
-    }
-    site = None if all(path.exists() for path in paths.values()) else site_of(config, world)
-    rows: list[dict[str, Any]] = []
-    for (seed, agent), path in paths.items():
-        if path.exists():
-            rows += read_json(path)
-            continue
-        assert site is not None
-
-        def measure(seed: int = seed, agent: str = agent, site: Site = site) -> Any:
-            return measured(
-                config, world, agent, policy_of(config, world, site, agent, seed), site, seed
-            )
-
-        rows += json_at(path, measure)
-    return rows
-
-
-def policy_of(config: Config, world: str, site: Site, agent: str, seed: int) -> Policy:
-    """Build, tune or train an agent."""
-    if agent in (GREEDY, REWARD_GREEDY):
-        return POLICIES[agent].build(site.inputs)
-    if agent == TUNED:
-        return tuned_policy(config, world, site)
-    return trained(config, site, agent, seed)
 
 
 if __name__ == "__main__":

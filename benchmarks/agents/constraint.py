@@ -1,6 +1,7 @@
 """Whether limits on the mean of a term are kept by new shoppers, and what that costs.
 
     python -m benchmarks.agents.constraint
+    python -m benchmarks.agents.constraint --ray auto   # on the machines of a Ray cluster
 
 On the market the agent `ppo_constrained` is trained for some goals: as many kinds as possible for
 most of greedy CTR's clicks, half of greedy CTR's share of a department, slates that are far apart.
@@ -9,7 +10,7 @@ relative, the limit is a multiple of what greedy CTR reaches with the batch. Re-
 before the same batches, each with the parameters that earn most of those that keep the limit on
 shoppers of their own; the constant one plans for the term as the agent does.
 
-The parts of a run are kept in `work` as soon as they are done, and an interrupted run goes on
+Every world, goal and seed is a cell with a file of its own in `work`, so an interrupted run goes on
 there.
 """
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -28,9 +30,9 @@ from agents.places import REPORTED_SEED, TUNING_SEED, Site, open_place, seeds
 from agents.ppo.constrained import ConstrainedConfig, planned_for
 from agents.ppo.constraint import BATCH, Constraint, Limit, Totals, judged, totals_of
 from agents.statistics import estimate_mean
-from benchmarks.lab.cells import json_at
 from benchmarks.lab.command import run_command
-from benchmarks.lab.options import Device, Results, Threads
+from benchmarks.lab.measuring import RowCell, keeper_of, measure, read_cells
+from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.settings import remember_settings, settings_of
@@ -39,7 +41,7 @@ from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import Parameters, search_here, starts, trials_of
 from policies import POLICIES, PolicyInputs
 from recsim_env.estimates import Estimate
-from recsim_env.files import locked, read_json
+from recsim_env.files import locked
 from recsim_env.rewards import REWARD_TERMS, reward_term, share_of, zero_to_one
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
@@ -93,7 +95,7 @@ def goals_in(world: int) -> dict[str, Goal]:
 
 
 @dataclass(frozen=True)
-class Config(Device, Threads, Results):
+class Config(Device, Cells, Results):
     """Measure whether limits are kept by new shoppers, and what that costs."""
 
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"goals": goals_in(0)}
@@ -166,6 +168,16 @@ def ground_of(config: Config, world: int, name: str) -> Ground:
 # ---- who plays -----------------------------------------------------------------------------------
 
 
+Opened = tuple[Ground, Mapping[str, Policy]]
+"""A world with the reward of a goal, and the re-rankers that play there, by name."""
+
+
+def prepared(config: Config, world: int, name: str) -> Opened:
+    """Open a world with the reward of a goal, and tune the re-rankers there."""
+    ground = ground_of(config, world, name)
+    return ground, rivals_of(config, ground, folder_of(config, world, name))
+
+
 def rivals_of(config: Config, ground: Ground, folder: Path) -> dict[str, Policy]:
     """The re-rankers with what earns most of those settings that keep the limit."""
     constraint, size = ground.goal.constraint, config.tuning_episodes
@@ -197,11 +209,15 @@ def rivals_of(config: Config, ground: Ground, folder: Path) -> dict[str, Policy]
 
 
 def measured(
-    config: Config, world: int, name: str, ground: Ground, rivals: Mapping[str, Policy], seed: int
+    config: Config, world: int, name: str, seed: int, opened: Opened
 ) -> list[dict[str, Any]]:
     """Train with a seed, and play everybody before the same batches: a row each."""
+    ground, rivals = opened
     goal, constraint = ground.goal, ground.goal.constraint
-    setup = TrainingSetup(ground.train, ground.inputs, seed, config.steps, config.shoppers)
+    keeper = keeper_of(path_of(config, world, name, seed))
+    setup = TrainingSetup(
+        ground.train, ground.inputs, seed, config.steps, config.shoppers, keeper=keeper
+    )
     options = {one: getattr(config.agent, one) for one in vars(config.agent)}
     agent = AGENTS[AGENT].learn(setup, options | {"constraint": constraint})
 
@@ -293,44 +309,47 @@ def picture(lines: list[tuple[str, Estimate, str]]) -> Figure:
     return figure
 
 
+def folder_of(config: Config, world: int, name: str) -> Path:
+    """The folder of a goal in a world."""
+    return config.work / f"{name}-world{world}"
+
+
+def path_of(config: Config, world: int, name: str, seed: int) -> Path:
+    """The file of the rows of a cell."""
+    return folder_of(config, world, name) / f"seed{seed}.json"
+
+
+def cells_of(config: Config) -> list[RowCell]:
+    """Every goal in every world with every seed."""
+    return [
+        RowCell(
+            path_of(config, world, name, seed),
+            f"{name}, world {world}",
+            partial(prepared, config, world, name),
+            partial(measured, config, world, name, seed),
+        )
+        for world in config.worlds
+        for name in config.goals
+        for seed in config.seeds
+    ]
+
+
 def main(config: Config) -> None:
     """Measure what is not measured yet, and report.
 
     Raises:
         ValueError: If the folder holds other measurements.
-        RuntimeError: If another process measures in the same folder.
+        SystemExit: If a cell failed, or another process measures one.
     """
     use_threads(config.threads)
     run = Run("constraint", config, results=config.results)
-    with locked(config.work):
-        free = ("worlds", "goals", "seeds", "device", "threads", "results", "work")
+    free = ("worlds", "goals", "seeds", "device", "threads", "ray", "results", "work")
+    with locked(config.work, wait=True):
         remember_settings(config.work, settings_of(config, free=free))
-        rows = [
-            row
-            for world in config.worlds
-            for goal in config.goals
-            for row in _rows_of(config, world, goal)
-        ]
-    table = pl.DataFrame(rows)
+    cells = cells_of(config)
+    measure(cells, config, "constraint")
+    table = read_cells(cells)
     run.publish(table, report(table))
-
-
-def _rows_of(config: Config, world: int, goal: str) -> list[dict[str, Any]]:
-    """The rows of a goal in a world: those that are kept, and those that are measured now."""
-    folder = config.work / f"{goal}-world{world}"
-    paths = {seed: folder / f"seed{seed}.json" for seed in config.seeds}
-    if all(path.exists() for path in paths.values()):  # nothing to open
-        return [row for path in paths.values() for row in read_json(path)]
-    ground = ground_of(config, world, goal)
-    rivals = rivals_of(config, ground, folder)
-    rows: list[dict[str, Any]] = []
-    for seed, path in paths.items():
-
-        def measure(seed: int = seed) -> list[dict[str, Any]]:
-            return measured(config, world, goal, ground, rivals, seed)
-
-        rows += json_at(path, measure)
-    return rows
 
 
 if __name__ == "__main__":

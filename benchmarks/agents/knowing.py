@@ -1,6 +1,7 @@
 """What knowing the shoppers is worth: PPO that sees their traits, less the best rule for everybody.
 
     python -m benchmarks.agents.knowing
+    python -m benchmarks.agents.knowing --ray auto   # on the machines of a Ray cluster
 
 In every environment with hidden traits two contenders play on the same truth (`policies.truth`):
 both rank by the true chances of a click and of a look, and steer the same composer by the same
@@ -10,7 +11,7 @@ features. The difference, as a share of the constant's return, is the *value of 
 shopper*: what this agent gains by rules that differ between shoppers. Where it is small, constants
 suffice.
 
-The parts of a run are kept in `work` as soon as they are done, and an interrupted run goes on
+Every environment and seed is a cell with a file of its own in `work`, so an interrupted run goes on
 there.
 """
 
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -32,9 +34,9 @@ from agents.places.exploring import PER_CATEGORY
 from agents.places.opening import has_populations
 from agents.ppo.agents import PPOComposerConfig
 from agents.statistics import estimate_mean
-from benchmarks.lab.cells import json_at
 from benchmarks.lab.command import run_command
-from benchmarks.lab.options import Device, Results, Threads
+from benchmarks.lab.measuring import RowCell, keeper_of, measure, read_cells
+from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.settings import remember_settings, settings_of
@@ -45,7 +47,7 @@ from policies import POLICIES, PolicyInputs
 from policies.rankers.belief import BeliefRanker
 from policies.truth import Told, readable
 from recsim_env.estimates import Estimate
-from recsim_env.files import locked, read_json
+from recsim_env.files import locked
 from recsim_env.registration import PRESETS, make_simulator
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
@@ -62,7 +64,7 @@ ENOUGH = 0.05
 
 
 @dataclass(frozen=True)
-class Config(Device, Threads, Results):
+class Config(Device, Cells, Results):
     """Measure what knowing the shoppers is worth."""
 
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"envs": PRESETS}
@@ -136,7 +138,7 @@ def ground_of(env: str, device: str | None) -> Ground:
 # ---- who plays -----------------------------------------------------------------------------------
 
 
-def best_rule(config: Config, ground: Ground, folder: Path) -> Parameters:
+def best_rule(config: Config, env: str, ground: Ground) -> Parameters:
     """The knobs of the constant re-ranker, found on training shoppers by TPE.
 
     The search begins with the defaults, with all knobs at 0, which is the slate that is greedy in
@@ -149,7 +151,7 @@ def best_rule(config: Config, ground: Ground, folder: Path) -> Parameters:
 
     def search(name: str, trials: int, first: list[Parameters]) -> Parameters:
         study = policy_trials(
-            folder / f"{name}.trials.json",
+            folder_of(config, env) / f"{name}.trials.json",
             name,
             POLICIES[name],
             ground.inputs,
@@ -173,11 +175,21 @@ def returns(config: Config, ground: Ground, policy: Policy, seed: int) -> list[f
     return [float(value) for value in rows["return"]]
 
 
+def prepared(config: Config, env: str) -> tuple[Ground, Parameters]:
+    """Open an environment, and find the best rule for everybody there."""
+    ground = ground_of(env, config.device)
+    return ground, best_rule(config, env, ground)
+
+
 def measured(
-    config: Config, env: str, ground: Ground, rule: Parameters, seed: int
+    config: Config, env: str, seed: int, opened: tuple[Ground, Parameters]
 ) -> list[dict[str, Any]]:
     """Train with a seed, and play all contenders before the same shoppers: a row each."""
-    setup = TrainingSetup(ground.train, ground.inputs, seed, config.steps, config.shoppers)
+    ground, rule = opened
+    keeper = keeper_of(path_of(config, env, seed))
+    setup = TrainingSetup(
+        ground.train, ground.inputs, seed, config.steps, config.shoppers, keeper=keeper
+    )
     agent = AGENTS[PPO].learner(setup, config.ppo)
     contenders = {
         GREEDY: POLICIES[GREEDY].build(ground.inputs),
@@ -242,43 +254,49 @@ def picture(lines: list[tuple[str, Estimate, str]]) -> Figure:
     return figure
 
 
+def folder_of(config: Config, env: str) -> Path:
+    """The folder of an environment."""
+    return config.work / env.split("/")[-1].lower()
+
+
+def path_of(config: Config, env: str, seed: int) -> Path:
+    """The file of the rows of a cell."""
+    return folder_of(config, env) / f"seed{seed}.json"
+
+
+def cells_of(config: Config) -> list[RowCell]:
+    """Every environment with every seed."""
+    return [
+        RowCell(
+            path_of(config, env, seed),
+            env,
+            partial(prepared, config, env),
+            partial(measured, config, env, seed),
+        )
+        for env in config.envs
+        for seed in config.seeds
+    ]
+
+
 def main(config: Config) -> None:
-    """Measure every environment that is not measured yet, and report.
+    """Measure every environment and seed that is not measured yet, and report.
 
     Raises:
-        ValueError: If an environment cannot be read, or the folder holds other measurements.
-        RuntimeError: If another process measures in the same folder.
+        ValueError: If the folder holds other measurements.
+        SystemExit: If a cell failed, or another process measures one.
     """
     use_threads(config.threads)
     run = Run("knowing", config, results=config.results)
-    with locked(config.work):
-        free = ("envs", "seeds", "batch", "device", "threads", "results", "work")
-        told = settings_of(config, free=free)
-        worlds = {env: f"{PRESETS[env].reward} {PRESETS[env].shopper_options}" for env in PRESETS}
-        remember_settings(
-            config.work, told | {"worlds": {env: worlds[env] for env in (MARKET, REGULARS)}}
-        )
-        rows = [row for env in config.envs for row in _rows_of(config, env)]
-    table = pl.DataFrame(rows)
+    free = ("envs", "seeds", "batch", "device", "threads", "ray", "results", "work")
+    worlds = {
+        env: f"{PRESETS[env].reward} {PRESETS[env].shopper_options}" for env in (MARKET, REGULARS)
+    }
+    with locked(config.work, wait=True):
+        remember_settings(config.work, settings_of(config, free=free) | {"worlds": worlds})
+    cells = cells_of(config)
+    measure(cells, config, "knowing")
+    table = read_cells(cells)
     run.publish(table, report(table))
-
-
-def _rows_of(config: Config, env: str) -> list[dict[str, Any]]:
-    """The rows of an environment: those that are kept, and those that are measured now."""
-    folder = config.work / env.split("/")[-1].lower()
-    paths = {seed: folder / f"seed{seed}.json" for seed in config.seeds}
-    if all(path.exists() for path in paths.values()):  # nothing to open
-        return [row for path in paths.values() for row in read_json(path)]
-    ground = ground_of(env, config.device)
-    rule = best_rule(config, ground, folder)
-    rows: list[dict[str, Any]] = []
-    for seed, path in paths.items():
-
-        def measure(seed: int = seed) -> list[dict[str, Any]]:
-            return measured(config, env, ground, rule, seed)
-
-        rows += json_at(path, measure)
-    return rows
 
 
 if __name__ == "__main__":

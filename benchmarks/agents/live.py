@@ -18,10 +18,10 @@ same form learn the log of the last block in as many passes.
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
@@ -35,10 +35,9 @@ from agents.places.exploring import HELD_OUT_SEED, LOG_SEED, policy_inputs
 from agents.updates import UPDATES, Start, Update
 from agents.updates.base import serve
 from benchmarks.agents.live_report import report
-from benchmarks.lab.cells import all_rows, rows_at
 from benchmarks.lab.command import run_command
+from benchmarks.lab.measuring import RowCell, measure, read_cells
 from benchmarks.lab.options import Cells, Device, Results
-from benchmarks.lab.playing import Places, Task, end, play_cells
 from benchmarks.lab.run import Run
 from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.threads import use_threads
@@ -272,16 +271,19 @@ def plasticity(
 # ---- all cells -----------------------------------------------------------------------------------
 
 
-def tasks_of(config: Config) -> list[Task]:
+def path_of(config: Config, calendar: str, seed: int, name: str) -> Path:
+    """The file of the rows of a cell."""
+    return config.work / "cells" / f"{calendar}-seed{seed}-{name}.parquet"
+
+
+def cells_of(config: Config) -> list[RowCell]:
     """Every cell, those of a seed and a calendar together."""
     return [
-        Task(
-            f"{name}, {calendar}, seed {seed}",
-            config.work / "playing" / f"{calendar}-{seed}-{name}",
+        RowCell(
+            path_of(config, calendar, seed, name),
             f"{calendar}-{seed}",
-            functools.partial(ground_of, config, calendar, seed),
-            functools.partial(play_cell, config, calendar, seed, name),
-            path_of(config, calendar, seed, name).exists,
+            partial(ground_of, config, calendar, seed),
+            partial(played, config, calendar, seed, name),
         )
         for seed in config.seeds
         for calendar in config.calendars
@@ -289,19 +291,13 @@ def tasks_of(config: Config) -> list[Task]:
     ]
 
 
-def path_of(config: Config, calendar: str, seed: int, name: str) -> Path:
-    """The file of the rows of a cell."""
-    return config.work / "cells" / f"{calendar}-seed{seed}-{name}.parquet"
-
-
-def play_cell(config: Config, calendar: str, seed: int, name: str, ground: Ground) -> None:
-    """Play a cell and write its rows."""
-    path = path_of(config, calendar, seed, name)
-    rows_at(path, lambda: played(config, calendar, seed, name, ground))
-
-
 def main(config: Config) -> None:
-    """Play all cells that are missing, and report."""
+    """Play all cells that are missing, and report.
+
+    Raises:
+        ValueError: If the folder holds cells of other settings.
+        SystemExit: If a cell failed, or another process plays one.
+    """
     use_threads(config.threads)
     shared = settings_of(
         config,
@@ -309,17 +305,10 @@ def main(config: Config) -> None:
     )
     remember_settings(config.work, shared)
     run = Run("live", config, results=config.results)
-    failed = play_cells(tasks_of(config), config, "live", Places(1))
-    paths = [
-        path_of(config, calendar, seed, name)
-        for calendar in config.calendars
-        for seed in config.seeds
-        for name in config.updates
-    ]
-    done = [path for path in paths if path.exists()]
-    table = all_rows(done, config.work, "benchmarks.agents.live")
+    cells = cells_of(config)
+    measure(cells, config, "live")
+    table = read_cells(sorted(cells, key=lambda cell: cell.path))
     run.publish(table, report(table))
-    end(failed)
 
 
 if __name__ == "__main__":

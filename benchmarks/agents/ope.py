@@ -1,6 +1,7 @@
 """What should be believed of a policy: estimates from a log, or a simulator fitted to the log?
 
     python -m benchmarks.agents.ope
+    python -m benchmarks.agents.ope --ray auto   # on the machines of a Ray cluster
 
 A market writes logs by a stochastic policy whose propensities are known (`policies.shelves`). From
 each log the values of other policies are estimated: by the estimators of
@@ -47,10 +48,12 @@ from benchmarks.agents.ope_report import (
     SIMULATOR,
     report,
 )
-from benchmarks.lab.cells import all_rows, rows_at
+from benchmarks.lab.cells import all_rows, alone, rows_at
 from benchmarks.lab.command import run_command
 from benchmarks.lab.markets import MarketWorld
-from benchmarks.lab.options import Markets, Results, Threads
+from benchmarks.lab.measuring import RowCell, measure
+from benchmarks.lab.options import Cells, Markets, Results
+from benchmarks.lab.playing import Places
 from benchmarks.lab.run import Run
 from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.shelf_log import ShelfLog, first_slates, play
@@ -103,7 +106,7 @@ ESTIMATED = (
 
 
 @dataclass(frozen=True)
-class Config(Markets, Threads, Results):
+class Config(Markets, Cells, Results):
     """Estimate policies from logs and by fitted simulators, and compare both with the market."""
 
     BOUNDS: ClassVar[Mapping[str, Within]] = {"episodes": Within(2, APART), "fits": SEED}
@@ -134,7 +137,7 @@ class Config(Markets, Threads, Results):
     """Folder of what was measured so far, which is not measured again; delete it to start anew."""
 
 
-FREE = ("sizes", "seeds", "fits", "other", "device", "threads", "markets", "work", "results")
+FREE = ("sizes", "seeds", "fits", "other", "device", "threads", "ray", "markets", "work", "results")
 """Settings in which runs that share a work folder may differ."""
 
 
@@ -145,6 +148,7 @@ class Opened:
         self.config = config
         self.world = MarketWorld(config.env, config.world, config.slates, "broad")
         self.folder = config.work / self.world.name
+        self._logs = Places()
 
     @cached_property
     def site(self) -> Site:
@@ -174,6 +178,21 @@ class Opened:
     def place(self, seed: int) -> Path:
         """The folder of a log."""
         return self.folder / f"seed{seed}"
+
+    def log(self, seed: int) -> ShelfLog:
+        """A log as estimators see it; the last one that was asked for is held."""
+        found: ShelfLog = self._logs.get(str(seed), partial(self._read, seed))
+        return found
+
+    def _read(self, seed: int) -> ShelfLog:
+        return ShelfLog.of(
+            logged(self, seed),
+            self.market.catalog,
+            self.shelves,
+            self.logging,
+            self.evaluated,
+            self.market.history,
+        )
 
     def row(
         self,
@@ -267,7 +286,7 @@ def _one_row(row: Callable[[], dict[str, object]]) -> pl.DataFrame:
     return pl.DataFrame([row()], schema=ROWS)
 
 
-def of_other_log(opened: Opened, env: str) -> pl.DataFrame:
+def of_other_log(env: str, opened: Opened) -> pl.DataFrame:
     """What each policy earns in a simulator that was fitted to another log of the market.
 
     Raises:
@@ -293,18 +312,19 @@ def logged(opened: Opened, seed: int) -> Sessions:
     folder, items = opened.place(seed), len(opened.market.catalog)
     longest = max(opened.config.sizes)
     rows, said = folder / "impressions.parquet", folder / "declared.parquet"
-    if not rows.exists() or pl.scan_parquet(rows).select(pl.len()).collect().item() < longest:
-        impressions, declared = play(
-            opened.market, opened.logging, longest, LOG_SEED + seed * APART
-        )
-        write_parquet(said, declared)
-        write_impressions(impressions, rows, items)
+    with alone(rows):  # the cells of all sizes need it
+        if not rows.exists() or pl.scan_parquet(rows).select(pl.len()).collect().item() < longest:
+            impressions, declared = play(
+                opened.market, opened.logging, longest, LOG_SEED + seed * APART
+            )
+            write_parquet(said, declared)
+            write_impressions(impressions, rows, items)
     return Sessions.of(read_impressions(rows, items), pl.read_parquet(said))
 
 
-def estimated(opened: Opened, log: ShelfLog, seed: int, size: int) -> pl.DataFrame:
+def estimated(seed: int, size: int, opened: Opened) -> pl.DataFrame:
     """What each estimator says of each policy from the first slates of a log."""
-    log = log.take(size)
+    log = opened.log(seed).take(size)
     model = log.expected()
     own = log.shown(model)
     length = len(log) / len(np.unique(log.user))
@@ -333,9 +353,9 @@ def estimated(opened: Opened, log: ShelfLog, seed: int, size: int) -> pl.DataFra
     return pl.DataFrame(rows, schema=ROWS)
 
 
-def simulated(opened: Opened, log: Sessions, seed: int, size: int) -> pl.DataFrame:
+def simulated(seed: int, size: int, opened: Opened) -> pl.DataFrame:
     """What each policy earns in a simulator that is fitted to the first slates of a log."""
-    simulator, slates = fitted(opened, log, seed, size)
+    simulator, slates = fitted(opened, logged(opened, seed), seed, size)
     rows = [
         played(opened, simulator, name, policy, SIMULATOR, (seed, size, slates))
         for name, policy in opened.evaluated.items()
@@ -366,36 +386,26 @@ def fitted(opened: Opened, whole: Sessions, seed: int, size: int) -> tuple[Slate
 # ---- all of it -----------------------------------------------------------------------------------
 
 
-def measure(opened: Opened) -> None:
-    """Make every row that is missing; the estimators come first, for they are quick."""
-    config = opened.config
-    rows_at(opened.folder / "truth.parquet", lambda: truth(opened))
+def cells_of(config: Config) -> list[RowCell]:
+    """Every cell; the estimators come first, for they are quick."""
+    opened = Opened(config)
+    measured: dict[Path, Callable[[Opened], pl.DataFrame]] = {
+        opened.folder / "truth.parquet": truth
+    }
     if config.other is not None:
-        told = config.other
-        rows_at(opened.folder / "other.parquet", lambda: of_other_log(opened, told))
+        measured[opened.folder / "other.parquet"] = partial(of_other_log, config.other)
     for seed in config.seeds:
-        missing = [size for size in config.sizes if not _rows(opened, seed, size).exists()]
-        if not missing:
-            continue
-        log = ShelfLog.of(
-            logged(opened, seed),
-            opened.market.catalog,
-            opened.shelves,
-            opened.logging,
-            opened.evaluated,
-            opened.market.history,
-        )
-        for size in tqdm(missing, desc=f"estimates of log {seed}", unit="size"):
-            write_parquet(_rows(opened, seed, size), estimated(opened, log, seed, size))
+        for size in config.sizes:
+            path = opened.place(seed) / f"estimated-{size}.parquet"
+            measured[path] = partial(estimated, seed, size)
     for seed in config.fits:
         for size in config.sizes:
             path = opened.place(seed) / f"simulated-{size}.parquet"
-            if not path.exists():
-                write_parquet(path, simulated(opened, logged(opened, seed), seed, size))
-
-
-def _rows(opened: Opened, seed: int, size: int) -> Path:
-    return opened.place(seed) / f"estimated-{size}.parquet"
+            measured[path] = partial(simulated, seed, size)
+    return [
+        RowCell(path, opened.world.name, partial(Opened, config), rows)
+        for path, rows in measured.items()
+    ]
 
 
 def read_work(work: Path) -> pl.DataFrame:
@@ -412,11 +422,10 @@ def read_work(work: Path) -> pl.DataFrame:
 def main(config: Config) -> None:
     """Measure what is missing, then report on all there is."""
     use_threads(config.threads)
-    remember_settings(config.work, settings_of(config, free=FREE))
+    with locked(config.work, wait=True):
+        remember_settings(config.work, settings_of(config, free=FREE))
     run = Run("ope", config, results=config.results)
-    opened = Opened(config)
-    with locked(opened.folder):
-        measure(opened)
+    measure(cells_of(config), config, "ope")
     rows = read_work(config.work)
     run.publish(rows, report(rows))
 

@@ -1,6 +1,7 @@
 """Our agents, unchanged, on SARDINE and RecSim, environments of others.
 
     python -m benchmarks.agents.sardine
+    python -m benchmarks.agents.sardine --ray auto   # on the machines of a Ray cluster
 
 SARDINE (Deffayet et al. 2023, `pip install sardine-rec`) simulates users who get bored: five of the
 last ten clicks in one hidden topic, and for five steps they click on nothing. Its own short-term
@@ -38,9 +39,9 @@ from agents.ppo.agents import PPOComposerConfig, ppo_composer
 from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import TrainingReward
 from agents.statistics import by_training_seed, over_training_seeds
-from benchmarks.lab.cells import rows_at
 from benchmarks.lab.command import run_command
-from benchmarks.lab.options import Results, Threads
+from benchmarks.lab.measuring import RowCell, measure, read_cells
+from benchmarks.lab.options import Cells, Results
 from benchmarks.lab.plots import BLUE, RED, level_intervals
 from benchmarks.lab.recsim_evolution import QualityRule, evolution
 from benchmarks.lab.run import Report, Run
@@ -76,12 +77,12 @@ TUNED = ("mmr", "cap", "reward_greedy", "constant", "constant_budget", "constant
 """Re-rankers whose parameters are searched."""
 
 
-FREE = ("seeds", "threads", "work", "results")
+FREE = ("envs", "seeds", "threads", "ray", "work", "results")
 """Settings in which runs that share a work folder may differ."""
 
 
 @dataclass(frozen=True)
-class Config(Threads, Results):
+class Config(Cells, Results):
     """Train agents on one part of SARDINE's users, and compare them on another part."""
 
     BOUNDS: ClassVar[Mapping[str, Within]] = {
@@ -277,9 +278,8 @@ def play_outside(spec: OutsideSpec, name: str, users: int) -> pl.DataFrame:
     )
 
 
-def references(config: Config, env: str) -> pl.DataFrame:
+def references(config: Config, env: str, spec: OutsideSpec) -> pl.DataFrame:
     """Rows of the policies that are not trained."""
-    spec = spec_of(config, env)
     simulator = outside_simulator(spec)
     uniform = POLICIES["uniform"].build(inputs_of(simulator))
     if env == RECSIM:
@@ -290,12 +290,11 @@ def references(config: Config, env: str) -> pl.DataFrame:
     return pl.concat([own[0], rows_of(uniform, "uniform", None, simulator, config.users), own[1]])
 
 
-def pipeline(config: Config, env: str, seed: int) -> pl.DataFrame:
+def pipeline(config: Config, env: str, seed: int, spec: OutsideSpec) -> pl.DataFrame:
     """Rows of one training seed, from the first log to the evaluation."""
     folder = made(folder_of(config, env) / f"seed{seed}")
 
     # the log, what is learned from it, and the policies that need no training
-    spec = spec_of(config, env)
     simulator = outside_simulator(spec)
     path, kept = folder / "ranker.safetensors", folder / "lasting.safetensors"
     if not path.exists():
@@ -462,28 +461,32 @@ def report(rows: pl.DataFrame) -> Report:
     return Report(markdown(lines, headers), summary, figure)
 
 
+def cells_of(config: Config, env: str) -> list[RowCell]:
+    """The policies that are not trained, and every training seed."""
+    measured = {"references": partial(references, config, env)}
+    measured |= {f"seed{seed}": partial(pipeline, config, env, seed) for seed in config.seeds}
+    return [
+        RowCell(
+            folder_of(config, env) / f"{name}.parquet", env, partial(spec_of, config, env), rows
+        )
+        for name, rows in measured.items()
+    ]
+
+
 def main(config: Config) -> None:
     """Measure what is missing, then report.
 
     Raises:
-        RuntimeError: If another process measures in the same folder.
         ValueError: If what lies there was measured with other settings.
+        SystemExit: If a cell failed, or another process measures one.
     """
-    with locked(config.work):
-        _measure(config)
-
-
-def _measure(config: Config) -> None:
     use_threads(config.threads)
-    remember_settings(config.work, settings_of(config, free=FREE))
     run = Run("sardine", config, results=config.results)
-    parts = []
-    for env in config.envs:
-        folder = made(folder_of(config, env))
-        cells = {"references": partial(references, config, env)}
-        cells |= {f"seed{seed}": partial(pipeline, config, env, seed) for seed in config.seeds}
-        found_here = [rows_at(folder / f"{name}.parquet", cell) for name, cell in cells.items()]
-        parts += [one.with_columns(env=pl.lit(env)) for one in found_here]
+    with locked(config.work, wait=True):
+        remember_settings(config.work, settings_of(config, free=FREE))
+    cells = {env: cells_of(config, env) for env in config.envs}
+    measure([cell for of_env in cells.values() for cell in of_env], config, "sardine")
+    parts = [read_cells(of_env).with_columns(env=pl.lit(env)) for env, of_env in cells.items()]
     rows = pl.concat(parts)
     run.publish(rows, report(rows))
 

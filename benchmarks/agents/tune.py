@@ -26,7 +26,7 @@ from agents.places.site import is_slow
 from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Crew, Results, Searchers
 from benchmarks.lab.playable import playable
-from benchmarks.lab.playing import Places, Task, end, play_cells
+from benchmarks.lab.playing import Places, Task, check_cluster, end, play_cells
 from benchmarks.lab.run import Run
 from benchmarks.lab.searching import joint_study, made, search_together
 from benchmarks.lab.settings import remember_settings, settings_of
@@ -182,9 +182,11 @@ def main(config: Config) -> None:
     """Tune every policy; save the parameters, and the trials as rows.
 
     Raises:
+        ConnectionError: If the cluster cannot be reached.
         RuntimeError: If another process tunes in the same folder.
         ValueError: If the environment cannot be used, or the folder holds other trials.
     """
+    check_cluster(config.ray)
     config.place.check()
     with locked(config.folder):
         _tune(config)

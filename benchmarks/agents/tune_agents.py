@@ -36,7 +36,7 @@ from benchmarks.lab.league_cells import FACTORS
 from benchmarks.lab.options import Crew, Markets, Results, Searchers, Threads
 from benchmarks.lab.places import MARKET, PLACES, Place
 from benchmarks.lab.playable import playable
-from benchmarks.lab.playing import Places, Task, end, play_cells
+from benchmarks.lab.playing import Places, Task, check_cluster, end, play_cells
 from benchmarks.lab.run import Run
 from benchmarks.lab.searching import joint_study, made, search_together
 from benchmarks.lab.settings import remember_settings, settings_of
@@ -285,8 +285,10 @@ def main(config: Config) -> None:
     """Search, train the best settings again, and save every training as a row.
 
     Raises:
+        ConnectionError: If the cluster cannot be reached.
         RuntimeError: If another process tunes in the same folder.
     """
+    check_cluster(config.ray)
     config = settled(config)
     with locked(config.work):
         _tune(config)

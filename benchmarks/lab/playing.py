@@ -277,13 +277,9 @@ def joined(address: str) -> Iterator[Any]:
         ValueError: If Ray is not installed, or `address` is no address.
         ConnectionError: If no head answers there.
     """
-    try:
-        import ray
-    except ImportError:
-        raise ValueError(
-            f"ray is {address!r}, but Ray is not installed: run pip install -e '.[scale]'."
-        ) from None
-    _check_head(address)
+    check_cluster(address)
+    import ray
+
     environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [_python_path()])])}
     try:
         ray.init(
@@ -301,6 +297,28 @@ def joined(address: str) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def check_cluster(address: str | None) -> None:
+    """Check that a cluster can be reached, for commands that make something before they play.
+
+    Args:
+        address: `auto` for the cluster that this machine belongs to, HOST:PORT of its head, or None
+            for this process, which needs none.
+
+    Raises:
+        ValueError: If Ray is not installed, or `address` is no address.
+        ConnectionError: If no head answers there.
+    """
+    if address is None:
+        return
+    try:
+        import ray  # noqa: F401
+    except ImportError:
+        raise ValueError(
+            f"ray is {address!r}, but Ray is not installed: run pip install -e '.[scale]'."
+        ) from None
+    _check_head(address)
 
 
 def _python_path() -> str:
@@ -343,13 +361,14 @@ def _own_cluster() -> str | None:
 def _resources(ray: Any, config: Cells) -> tuple[dict[str, float], int]:
     """What a cell takes of a machine, and how many cells fit into the cluster at once.
 
-    Where no device is named and machines have GPUs, each cell has one.
+    Where no device is named and machines have GPUs, each cell has one, unless its command has no
+    option for a device.
 
     Raises:
         ValueError: If no machine of the cluster is large enough for a cell.
     """
     machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    device = getattr(config, "device", None)
+    device = getattr(config, "device", "cpu")
     gpus = any(machine.get("GPU", 0) for machine in machines)
     needed = {"CPU": config.threads, "GPU": int(device == "cuda" or (device is None and gpus))}
     fit = sum(

@@ -1,4 +1,7 @@
-"""How many visits a shopper must remember: `python -m benchmarks.shopper.history`.
+"""How many visits a shopper must remember.
+
+    python -m benchmarks.shopper.history
+    python -m benchmarks.shopper.history --ray auto   # trainings on the machines of a Ray cluster
 
 The household shopper reads the past twice: its encoder attends to the last `window` visits, and its
 counters hold everything. For several windows, with counters and without, one shopper is fitted from
@@ -6,18 +9,19 @@ nothing, each with the same seed, the same batches and the same small number of 
 and scored on the test weeks, on items that training knows. Then all of them play in turns on one
 thread: microseconds of the processor for a step of one of many shoppers, and bytes of its state.
 
-Scores are kept as they come: a command that was stopped goes on. A window is compared with `BASE`
-on the same households. There is one training for each window, so that the intervals are about other
-households, not about other trainings.
+Every training is a cell with a file of its own: a command that was stopped goes on with those that
+are missing. Steps are timed anew each time, on the machine of the command. A window is compared
+with `BASE` on the same households. There is one training for each window, so that the intervals are
+about other households, not about other trainings.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,13 +30,16 @@ import polars as pl
 import torch
 from matplotlib.figure import Figure
 from rich.console import Console
+from torch import Tensor
 
 from agents.statistics import estimate_mean
 from benchmarks.lab.command import run_command
 from benchmarks.lab.heldout import bootstrap, estimate
 from benchmarks.lab.log_checks import digest_of
 from benchmarks.lab.logs import Log, ReadsLog, need_cold_items, ready, sorted_rows
-from benchmarks.lab.options import Results
+from benchmarks.lab.measuring import RowCell, measure, read_cells
+from benchmarks.lab.options import Cells, Results
+from benchmarks.lab.playing import check_cluster
 from benchmarks.lab.plots import BLUE, RED, intervals, panels
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.settings import TABLES, check_settings, remember_settings, settings_of
@@ -42,25 +49,31 @@ from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
 from benchmarks.speed.players import Crowd, state_bytes
 from recsim_env.estimates import Estimate
-from recsim_env.files import read_object, write_text
-from recsim_env.logs.schema import SPLITS
+from recsim_env.files import locked
 from recsim_env.registration import EnvConfig
-from recsim_env.settings import POSITIVE, Within
+from recsim_env.settings import MOST, POSITIVE, Within
 from recsim_env.shoppers.household.examples import Examples
 from recsim_env.shoppers.household.fit import FinetuneConfig, calibrate, fit, new_shopper, score
+from recsim_env.shoppers.weights import MOST as SIZES
 
 BASE = 64
 """The window that the others are compared with: that of the shipped shopper."""
 METRICS = ("auc", "ne")
+WINDOWS = Within(1, SIZES["window"])
 COMMON = ("shopper", "log", "samples")
 """Settings that all scores in an output folder share."""
 
 
 @dataclass(frozen=True)
-class Config(ReadsLog, Results):
+class Config(ReadsLog, Cells, Results):
     """Fit shoppers that remember more visits or fewer, score them, and time their steps."""
 
-    BOUNDS: ClassVar[Mapping[str, Within]] = {"seconds": POSITIVE}
+    BOUNDS: ClassVar[Mapping[str, Within]] = {
+        "seconds": POSITIVE,
+        "windows": WINDOWS,
+        "without_counters": WINDOWS,
+        "samples": Within(2, MOST),
+    }
     EMPTY: ClassVar[Collection[str]] = ("without_counters",)
 
     windows: tuple[int, ...] = (8, 16, 32, 64, 128, 256, 512)
@@ -70,8 +83,8 @@ class Config(ReadsLog, Results):
     shopper: FinetuneConfig = field(
         default_factory=lambda: FinetuneConfig(pretrain_epochs=0.0, epochs=0.5)
     )
-    """Settings of every training, but for window and counters. The default of half a pass from
-    nothing keeps the command within an hour."""
+    """Settings of every training; window and counters are those of each variant. The default of
+    half a pass from nothing keeps the command within an hour."""
     output: Path = Path("runs/history")
     """Folder of the fitted shoppers and of their scores. A command that was stopped goes on from
     there."""
@@ -85,6 +98,21 @@ class Config(ReadsLog, Results):
     """Least length of a turn in seconds."""
     threads: int = FITTING_THREADS
     """Number of processor threads for the trainings; steps are timed on one."""
+
+    def __post_init__(self) -> None:
+        """Check every option.
+
+        Raises:
+            ValueError: If an option is outside its range, or the training is told what the variants
+                differ in.
+        """
+        super().__post_init__()
+        for name in ("window", "use_counters"):
+            if getattr(self.shopper, name) != getattr(FinetuneConfig, name):
+                raise ValueError(
+                    f"shopper.{name} is {getattr(self.shopper, name)}, but it must stay at its "
+                    "default: windows and without_counters tell what each shopper remembers."
+                )
 
 
 @dataclass(frozen=True, order=True)
@@ -107,44 +135,60 @@ def variants(config: Config) -> list[Variant]:
     ]
 
 
+@dataclass(frozen=True)
+class Ground:
+    """The log, replayed for trainings and for scores."""
+
+    log: Log
+    hidden: Examples
+    """Histories without cold items, as training must have them."""
+    full: Examples
+    """Histories with all items."""
+
+
+def ground_of(config: Config) -> Ground:
+    """Read the log and replay it, with and without cold items."""
+    log = Log.load(config.log)
+    return Ground(log, log.examples(cold_hidden=True), log.examples(cold_hidden=False))
+
+
+def cells_of(config: Config) -> list[RowCell]:
+    """Every variant."""
+    return [
+        RowCell(
+            config.output / f"{variant.name}.parquet",
+            "log",
+            partial(ground_of, config),
+            partial(fitted, config, variant),
+        )
+        for variant in variants(config)
+    ]
+
+
 def main(config: Config) -> None:
     """Fit and score what is missing, time all of them in turns, and write the results.
 
     Raises:
+        ConnectionError: If the cluster cannot be reached.
         FileNotFoundError: If the log lacks tables.
         ValueError: If it has no cold items, or the output folder holds scores of other settings or
             tables.
+        SystemExit: If a training failed, or another process makes one.
     """
     use_threads(config.threads)
-    run, console = Run("history", config, results=config.results), Console()
+    check_cluster(config.ray)
+    run = Run("history", config, results=config.results)
     told = settings_of(config, only=COMMON)
     check_settings(config.output, told, free=(TABLES,))
-    missing = [one for one in variants(config) if not scores_of(config, one).exists()]
-    if missing:
+    cells = cells_of(config)
+    if not all(cell.path.exists() for cell in cells):
         outputs = {"output": config.output, "results": run.folder}
-        log = Log.load(ready(config.log, console, outputs))
-        need_cold_items(log, config.log)
-        remember_settings(config.output, told | {TABLES: digest_of(config.log)})
-        with console.status("replaying the log, with and without cold items"):
-            hidden, full = log.examples(cold_hidden=True), log.examples(cold_hidden=False)
-        for variant in missing:
-            rows = fitted(config, variant, log, hidden, full)
-            write_text(scores_of(config, variant), json.dumps({"rows": rows}))
-            console.print(variant.name, {row["what"]: row["value"] for row in rows if not row["n"]})
-    rows = [row for one in variants(config) for row in read_scores(config, one)]
-    found = pl.DataFrame(rows + timed(config), schema=ROW)
-    run.publish(found, report(found))
-
-
-def scores_of(config: Config, variant: Variant) -> Path:
-    """Name the file of a variant's rows."""
-    return config.output / f"{variant.name}.json"
-
-
-def read_scores(config: Config, variant: Variant) -> list[dict[str, Any]]:
-    """Read the rows of a variant that was scored."""
-    rows: list[dict[str, Any]] = read_object(scores_of(config, variant))["rows"]
-    return rows
+        need_cold_items(Log.load(ready(config.log, Console(), outputs)), config.log)
+        with locked(config.output, wait=True):
+            remember_settings(config.output, told | {TABLES: digest_of(config.log)})
+        measure(cells, config, "history")
+    rows = pl.concat([read_cells(cells), pl.DataFrame(timed(config), schema=ROW)])
+    run.publish(rows, report(rows))
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -157,14 +201,14 @@ ROW = {
     "value": pl.Float64,
 }
 """`what` is `auc` or `ne`, where `n` 0 is the score itself and the others are bootstrap samples of
-households; `households`; `cut`, the share of the scored visits with a longer past than the window;
+households; `households`; `cut`, the share of the scored visits with more visits before them than
+the window holds;
 `minutes` of the training; `us`, microseconds of a step in round `n`; or `bytes` of a shopper."""
 
 
-def fitted(
-    config: Config, variant: Variant, log: Log, hidden: Examples, full: Examples
-) -> list[dict[str, Any]]:
+def fitted(config: Config, variant: Variant, ground: Ground) -> pl.DataFrame:
     """Fit one variant, keep its folder, and score it on the test weeks: its rows."""
+    log, hidden, full = ground.log, ground.hidden, ground.full
     began = time.perf_counter()
     settings = replace(config.shopper, window=variant.window, use_counters=variant.counters)
     cold = log.cold
@@ -183,14 +227,20 @@ def fitted(
     found = bootstrap({"": table}, METRICS, samples=config.samples)[""]
     values = {what: [value, *samples.tolist()] for what, (value, samples) in found.items()}
     values["households"] = [float(len(np.unique(table.shopper)))]
-    tested = full.split == SPLITS.index("test")
-    values["cut"] = [float((full.visits.rank[tested] >= variant.window).double().mean())]
+    values["cut"] = [cut_of(full, scores.row[warm], variant.window)]
     values["minutes"] = [minutes]
-    return [
+    rows = [
         {**_place(variant), "what": what, "n": n, "value": value}
         for what, several in values.items()
         for n, value in enumerate(several)
     ]
+    return pl.DataFrame(rows, schema=ROW)
+
+
+def cut_of(examples: Examples, rows: Tensor, window: int) -> float:
+    """The share of the visits of some rows (R,) that have more than `window` visits before them."""
+    earlier = examples.visits.rank[examples.row_visit[rows].unique()]
+    return float((earlier > window).double().mean())
 
 
 def _place(variant: Variant) -> dict[str, Any]:
@@ -259,7 +309,7 @@ def report(rows: pl.DataFrame) -> Report:
     headers = {
         "counters": "counters",
         "window": "window, visits",
-        "cut": "test visits with a longer past, %",
+        "cut": "scored visits with a longer past, %",
         "auc": "AUC",
         "auc_difference": f"AUC less that of {BASE}",
         "ne": "NE",

@@ -1,6 +1,7 @@
 """Does a simulator that was fitted to somebody's log rank agents as the shoppers themselves do?
 
     python -m benchmarks.shopper.own_log
+    python -m benchmarks.shopper.own_log --ray auto   # on the machines of a Ray cluster
 
 The log of a market, whose truth is known, is written out as the CSV files of a shop and goes the
 way of every log: `recsim_env.fit`, a ranker, an environment. Contenders that no simulator trained
@@ -12,15 +13,17 @@ of the Open Bandit data, which has no users.
     runs/own_log/world<w>-<known|hidden>/    log.csv, items.csv, shop/, rows/<contender>.parquet
     runs/own_log/movielens/, open_bandit/    log.csv, catalog.csv, shop/
 
-What is there is not made again, so a run goes on where it stopped.
+Every contender of a world and a case is a cell, and so is each public data set. What is there is
+not made again, so a run goes on where it stopped.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
+from operator import methodcaller
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -33,11 +36,13 @@ from agents.evaluate import evaluate
 from agents.places import REPORTED_SEED, Site, open_place, seeds
 from agents.statistics import estimate_mean
 from benchmarks.lab.bts import value_of_bts
-from benchmarks.lab.cells import all_rows, json_at, rows_at
+from benchmarks.lab.cells import all_rows, json_at
 from benchmarks.lab.command import run_command
 from benchmarks.lab.contenders import FIXED, TUNED, Blind, contender, tune_constant
 from benchmarks.lab.markets import MARKETS, MarketWorld
-from benchmarks.lab.options import Device, Results, Threads
+from benchmarks.lab.measuring import UNFINISHED, RowCell
+from benchmarks.lab.options import Cells, Device, Results
+from benchmarks.lab.playing import Task, end, play_cells, there
 from benchmarks.lab.plots import BLUE, RED, level_intervals
 from benchmarks.lab.run import Report, Run, read_summary
 from benchmarks.lab.settings import remember_settings, settings_of
@@ -46,7 +51,7 @@ from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from recsim_env import check_log
 from recsim_env.estimates import Estimate
-from recsim_env.files import locked, made, read_object, write_json, write_text
+from recsim_env.files import locked, read_object, write_json, write_text
 from recsim_env.fitting import FitConfig, fit
 from recsim_env.fitting.bar import stage_bar
 from recsim_env.logs.plain import write_plain
@@ -58,12 +63,14 @@ Case = Literal["known", "hidden"]
 Part = Literal["market", "movielens", "open_bandit"]
 PUBLIC_FILE = "public.md"
 """File of the table of public data, beside the rows of markets."""
+FOUND = "found.json"
+"""File of what was found in the Open Bandit data."""
 REACHED = {"known": "market_csv", "hidden": "market_csv_hidden"}
 """Beginning of the names in the summary, by case."""
 
 
 @dataclass(frozen=True)
-class Config(Threads, Device, Results):
+class Config(Cells, Device, Results):
     """Fit simulators to plain logs, and compare them with the truth where it is known."""
 
     EMPTY: ClassVar[Collection[str]] = ("worlds",)
@@ -174,12 +181,19 @@ class MarketCase:
 
     def fit(self) -> None:
         """Fit the shop and its ranker, where they are missing."""
-        log, items = self.write()
-        if not (self.shop / SHOP_FILE).exists():
-            with stage_bar() as progress:
-                fit(log, items, self.shop, config=self.config.fit, progress=progress)
-        if not (self.shop / RANKER).exists():
-            fit_ranker_of(self.shop, self.config.device)
+        with locked(self.folder, wait=True):  # all contenders need them
+            log, items = self.write()
+            if not (self.shop / SHOP_FILE).exists():
+                with stage_bar() as progress:
+                    fit(log, items, self.shop, config=self.config.fit, progress=progress)
+            if not (self.shop / RANKER).exists():
+                fit_ranker_of(self.shop, self.config.device)
+
+    def opened(self) -> MarketCase:
+        """A copy whose shop is fitted, and which holds the markets that its contenders play in."""
+        case = replace(self)
+        case.fit()
+        return case
 
     def row(self, name: str) -> pl.DataFrame:
         """What a contender earns in both markets: one row."""
@@ -197,15 +211,17 @@ class MarketCase:
             {"world": self.world.world, "case": self.case, "contender": name, **earned}
         )
 
-    def rows(self) -> pl.DataFrame:
-        """What all contenders earn, each measured once."""
-        return pl.concat(
-            rows_at(
+    def cells(self) -> list[RowCell]:
+        """Every contender, which plays in the fitted shop and in the market."""
+        return [
+            RowCell(
                 self.folder / "rows" / f"{name.replace(' ', '-').replace('.', '_')}.parquet",
-                partial(self.row, name),
+                self.folder.name,
+                self.opened,
+                methodcaller("row", name),
             )
             for name in FIXED
-        )
+        ]
 
 
 def cases(config: Config) -> list[MarketCase]:
@@ -217,43 +233,39 @@ def cases(config: Config) -> list[MarketCase]:
     ]
 
 
-def measure(config: Config) -> None:
-    """Measure what is missing."""
+def tasks_of(config: Config) -> list[Task]:
+    """Every cell that is asked for, as it is played."""
+    tasks = []
     if "market" in config.parts:
-        for case in cases(config):
-            with locked(made(case.folder)):
-                case.fit()
-                case.rows()
-                print(f"{case.folder}: {line_of(case.rows())}", flush=True)
-    for name in ("movielens", "open_bandit"):
+        tasks += [cell.task for case in cases(config) for cell in case.cells()]
+    for name, (play, file) in PUBLIC.items():
         if name in config.parts:
-            with locked(made(config.work / name)):
-                PUBLIC[name](config)
+            folder = config.work / name
+            done, opened = partial(there, folder / file), partial(Path, folder)
+            tasks.append(
+                Task(name, folder / UNFINISHED / name, name, opened, partial(play, config), done)
+            )
+    return tasks
 
 
 # ---- public data ---------------------------------------------------------------------------------
 
 
-def movielens(config: Config) -> None:
+def movielens(config: Config, folder: Path) -> None:
     """Fit a simulator to MovieLens-100k, whose slates are made up."""
-    shop = config.work / "movielens" / "shop"
-    if (shop / SHOP_FILE).exists():
-        return
     log, items = plain_files(config.movielens, "benchmarks.data.plain_movielens")
     with stage_bar() as progress:
-        fit(log, items, shop, config=replace(config.fit, members=2), progress=progress)
+        told = replace(config.fit, members=2)
+        fit(log, items, folder / "shop", config=told, progress=progress)
 
 
-def open_bandit(config: Config) -> None:
+def open_bandit(config: Config, folder: Path) -> None:
     """Check the Open Bandit sample, and value one of its policies by the rows of the other."""
-    path = config.work / "open_bandit" / "found.json"
-    if path.exists():
-        return
     log, items = plain_files(config.open_bandit, "benchmarks.data.plain_open_bandit")
     checked = check_log(log, items)
     value, seen = value_of_bts(pl.read_csv(log))
     write_json(
-        path,
+        folder / FOUND,
         {
             "findings": [asdict(one) for one in checked.findings],
             "seen": seen,
@@ -275,8 +287,11 @@ def plain_files(folder: Path, command: str) -> tuple[Path, Path]:
     return files
 
 
-PUBLIC = {"movielens": movielens, "open_bandit": open_bandit}
-"""Measurements of public data, by part."""
+PUBLIC: Mapping[str, tuple[Callable[[Config, Path], None], str]] = {
+    "movielens": (movielens, f"shop/{SHOP_FILE}"),
+    "open_bandit": (open_bandit, FOUND),
+}
+"""Measurements of public data and the file in their folder by which they are done, by part."""
 
 
 # ---- report --------------------------------------------------------------------------------------
@@ -290,11 +305,6 @@ def tau_of(rows: pl.DataFrame) -> float:
 def errors_of(rows: pl.DataFrame) -> np.ndarray:
     """The return of each contender in the shop over that in the market, less 1."""
     return np.asarray(rows["learned"].to_numpy() / rows["true"].to_numpy() - 1)
-
-
-def line_of(rows: pl.DataFrame) -> str:
-    """Both figures of a case, in words."""
-    return f"tau {tau_of(rows):.3f}, worst error {np.abs(errors_of(rows)).max():.3f}"
 
 
 def read_work(config: Config) -> pl.DataFrame:
@@ -411,7 +421,7 @@ def public_of(work: Path) -> dict[str, Any]:
         ]
 
     # Bandit rows: what check_log says, and the value of a policy.
-    bandit = work / "open_bandit" / "found.json"
+    bandit = work / "open_bandit" / FOUND
     if bandit.exists():
         found = read_object(bandit)
         topics: dict[str, list[str]] = {}  # often one sentence is the answer to all questions
@@ -452,15 +462,17 @@ def draw(rows: pl.DataFrame) -> Figure:
 def main(config: Config) -> None:
     """Measure what is missing, then report on all there is."""
     use_threads(config.threads)
-    free = ("parts", "worlds", "cases", "device", "threads", "markets", "work", "results")
-    remember_settings(config.work, settings_of(config, free=free))
+    free = ("parts", "worlds", "cases", "device", "threads", "ray", "markets", "work", "results")
+    with locked(config.work, wait=True):
+        remember_settings(config.work, settings_of(config, free=free))
     run = Run("own_log", config, results=config.results)
-    measure(config)
+    failed = play_cells(tasks_of(config), config, "own_log")
     rows = with_verdicts(read_work(config).sort("world", "case", "contender"), config.work)
     public = public_of(config.work)
     found = report(rows, public)
     run.publish(rows, found)
     write_text(config.results / "own_log" / PUBLIC_FILE, public.get("table", ""))
+    end(failed)
 
 
 if __name__ == "__main__":

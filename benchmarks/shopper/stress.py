@@ -1,6 +1,7 @@
 """Bots and shilling in the log: what they do to a ranker, a fitted shopper, and agents.
 
     python -m benchmarks.shopper.stress
+    python -m benchmarks.shopper.stress --ray auto   # on the machines of a Ray cluster
 
 Some accounts of a market's log are not shoppers. They are shown what shoppers were shown, but
 
@@ -20,6 +21,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -31,11 +33,11 @@ from agents.evaluate import evaluate
 from agents.places import REPORTED_SEED, TUNING_SEED, Site, seeds
 from agents.places.exploring import fit_ranker, policy_inputs
 from agents.statistics import paired_difference
-from benchmarks.lab.cells import rows_at
 from benchmarks.lab.command import run_command
 from benchmarks.lab.contenders import HAND, TUNED, contender
 from benchmarks.lab.markets import MARKETS, MarketWorld
-from benchmarks.lab.options import Results, Threads
+from benchmarks.lab.measuring import RowCell, measure, read_cells
+from benchmarks.lab.options import Cells, Results
 from benchmarks.lab.plots import BLUE, GREY, level_intervals
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.settings import remember_settings, settings_of
@@ -47,6 +49,7 @@ from policies.inputs import Ranker
 from recsim_env import SlateSimulator
 from recsim_env.catalog import Catalog
 from recsim_env.estimates import Estimate
+from recsim_env.files import locked
 from recsim_env.logs.sessions import Sessions, replay
 from recsim_env.metrics import auc, log_loss
 from recsim_env.noise import Stream, episode_key, uniform
@@ -65,7 +68,7 @@ SCORES = ("ranker_auc", "ranker_log_loss", "shopper_auc", "shopper_nll")
 
 
 @dataclass(frozen=True)
-class Config(Threads, Results):
+class Config(Cells, Results):
     """Fit to logs in which some accounts are no shoppers, and serve the true market."""
 
     BOUNDS: ClassVar[Mapping[str, Within]] = {
@@ -182,17 +185,31 @@ def tuned(
     return dict(study.best_params)
 
 
-def condition(
-    config: Config,
-    site: Site,
-    learn: Sessions,
-    check: Sessions,
-    kind: str,
-    share: float,
-    folder: Path,
-) -> pl.DataFrame:
+@dataclass(frozen=True)
+class Ground:
+    """The market, and the parts of its log."""
+
+    site: Site
+    """The market with its log and its ranker."""
+    learn: Sessions
+    """The accounts that are learned from, before some are replaced."""
+    check: Sessions
+    """Those that scores are made on."""
+
+
+def ground_of(config: Config) -> Ground:
+    """Open the market, and draw the accounts."""
+    site = config.market.open(config.markets, "cpu")
+    order = torch.randperm(len(site.logged), generator=torch.Generator().manual_seed(0))
+    learn = site.logged.take(order[: config.episodes])
+    check = site.logged.take(order[config.episodes : config.episodes + config.held_out])
+    return Ground(site, learn, check)
+
+
+def condition(config: Config, kind: str, share: float, ground: Ground) -> pl.DataFrame:
     """Measure one kind and share: a row for each score, and for each shopper and agent."""
-    true = site.simulator()
+    learn, check = ground.learn, ground.check
+    true = ground.site.simulator()
     catalog = true.catalog
     log = stressed(learn, catalog, kind, share, rate=config.rate, category=config.category)
     ranker = fit_ranker(log, true)
@@ -207,7 +224,7 @@ def condition(
     ]
     inputs = policy_inputs(true, ranker, log)
     there = policy_inputs(simulator, ranker, log)
-    knobs = tuned(config, folder, there, simulator)
+    knobs = tuned(config, folder_of(config, kind, share), there, simulator)
     for agent in AGENTS:
         policy = contender(agent, inputs, knobs)
         played = evaluate(policy, true, seeds(REPORTED_SEED, config.served), batch=256)
@@ -223,24 +240,22 @@ def condition(
     )
 
 
-def measure(config: Config) -> pl.DataFrame:
-    """Measure every kind and share that is not measured yet."""
-    site = config.market.open(config.markets, "cpu")
-    order = torch.randperm(len(site.logged), generator=torch.Generator().manual_seed(0))
-    learn = site.logged.take(order[: config.episodes])
-    check = site.logged.take(order[config.episodes : config.episodes + config.held_out])
-    parts = []
-    for kind, share in conditions(config):
-        folder = config.work / f"{kind}-{share:g}"
-        parts.append(
-            rows_at(
-                folder / "rows.parquet",
-                lambda kind=kind, share=share, folder=folder: condition(  # type: ignore[misc]
-                    config, site, learn, check, kind, share, folder
-                ),
-            )
+def folder_of(config: Config, kind: str, share: float) -> Path:
+    """The folder of one kind and share."""
+    return config.work / f"{kind}-{share:g}"
+
+
+def cells_of(config: Config) -> list[RowCell]:
+    """Every kind and share."""
+    return [
+        RowCell(
+            folder_of(config, kind, share) / "rows.parquet",
+            config.market.name,
+            partial(ground_of, config),
+            partial(condition, config, kind, share),
         )
-    return pl.concat(parts)
+        for kind, share in conditions(config)
+    ]
 
 
 def conditions(config: Config) -> list[tuple[str, float]]:
@@ -295,13 +310,20 @@ def returns(rows: pl.DataFrame, agent: str) -> pl.Series:
 
 
 def main(config: Config) -> None:
-    """Measure what is missing, then report."""
+    """Measure what is missing, then report.
+
+    Raises:
+        ValueError: If what lies there was measured with other settings.
+        SystemExit: If a cell failed, or another process measures one.
+    """
     use_threads(config.threads)
-    remember_settings(
-        config.work, settings_of(config, free=("shares", "threads", "results", "work", "markets"))
-    )
+    free = ("shares", "threads", "ray", "results", "work", "markets")
+    with locked(config.work, wait=True):
+        remember_settings(config.work, settings_of(config, free=free))
     run = Run("stress", config, results=config.results)
-    rows = measure(config)
+    cells = cells_of(config)
+    measure(cells, config, "stress")
+    rows = read_cells(cells)
     run.publish(rows, report(rows))
 
 

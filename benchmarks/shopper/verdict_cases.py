@@ -1,6 +1,7 @@
 """Simulators that are right, and simulators whose log hid what its policies knew.
 
     python -m benchmarks.shopper.verdict_cases
+    python -m benchmarks.shopper.verdict_cases --ray auto   # on the machines of a Ray cluster
 
 The limit of `recsim_env.verdicts.verdict.levels` was fixed on these cases. A case is the log of a
 market, a session model that is fitted to it, and a ranker. In the cases `hidden` the log lacks what
@@ -17,6 +18,7 @@ they are there:
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +35,9 @@ from benchmarks.lab.cells import json_at, rows_at
 from benchmarks.lab.command import run_command
 from benchmarks.lab.contenders import Blind, contender
 from benchmarks.lab.markets import MARKETS, MarketWorld
-from benchmarks.lab.options import Results, Threads
+from benchmarks.lab.measuring import UNFINISHED, measure
+from benchmarks.lab.options import Cells, Results
+from benchmarks.lab.playing import Task, there
 from benchmarks.lab.plots import BLUE, GREY, RED, panels
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.tables import markdown
@@ -41,7 +45,7 @@ from benchmarks.lab.threads import use_threads
 from policies.rankers.two_tower_fit import fit_two_tower
 from recsim_env import metrics
 from recsim_env.estimates import Estimate
-from recsim_env.files import building, locked, read_json
+from recsim_env.files import building, read_json
 from recsim_env.logs.sessions import Sessions
 from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session, learn_and_check
 from recsim_env.shoppers.session.population import SessionPopulation, load_session, save_session
@@ -62,7 +66,7 @@ PLAYED = ("uniform", "popular", "greedy_ctr", "mmr 1", "cap 1", "constant b")
 
 
 @dataclass(frozen=True)
-class Config(Threads, Results):
+class Config(Cells, Results):
     """Fit simulators to logs that are complete and to logs that are not."""
 
     worlds: tuple[int, ...] = (10, 11, 12)
@@ -84,32 +88,66 @@ class Config(Threads, Results):
     """Folder of what was measured so far, which is not measured again."""
 
 
+@dataclass(frozen=True)
+class MarketCase:
+    """A market, and what its log holds."""
+
+    config: Config
+    """How it is measured."""
+    world: MarketWorld
+    """The market that is the truth."""
+    case: Case
+    """What the log holds."""
+
+    @property
+    def folder(self) -> Path:
+        """Where everything of the case lies."""
+        return self.config.work / f"{self.world.name}-{self.case}"
+
+    @property
+    def task(self) -> Task:
+        """The case, as it is played."""
+        files = self.folder / "rows.parquet", self.folder / "returns.json"
+        return Task(
+            self.folder.name,
+            self.config.work / UNFINISHED / self.folder.name,
+            self.world.name,
+            partial(self.world.open, self.config.markets, "cpu"),
+            self.make,
+            partial(there, *files),
+        )
+
+    def make(self, site: Site) -> None:
+        """Fit the simulator, predict the log, and play the contenders in both markets."""
+        log = site.logged if self.case == "known" else without_declared(site.logged)
+        shopper = fitted(self.config, log, site, self.folder / "model")
+        rows_at(self.folder / "rows.parquet", lambda: predictions(shopper, log))
+        json_at(self.folder / "returns.json", lambda: returns(self, site, log, shopper))
+
+
+def cases_of(config: Config) -> list[MarketCase]:
+    """Every case of every market."""
+    return [
+        MarketCase(config, MarketWorld(world=world, slates=config.slates, mixture=mixture), case)
+        for mixture in config.mixtures
+        for world in config.worlds
+        for case in config.cases
+    ]
+
+
 def main(config: Config) -> None:
-    """Make what is missing of every case, and report on all of them."""
+    """Make what is missing of every case, and report on all that are there."""
     use_threads(config.threads)
     run = Run("verdict_cases", config, results=config.results)
-    rows = []
-    for mixture in config.mixtures:
-        for number in config.worlds:
-            world = MarketWorld(world=number, slates=config.slates, mixture=mixture)
-            for case in config.cases:
-                folder = config.work / f"{world.name}-{case}"
-                with locked(folder):
-                    make_case(config, world, case, folder)
-                rows.append({"world": number, "mixture": mixture, "case": case} | row_of(folder))
-                print(f"{folder}: {told(read_json(folder / 'returns.json'))}", flush=True)
-    table = pl.DataFrame(rows)
+    cases = cases_of(config)
+    measure(cases, config, "verdict_cases")
+    table = pl.DataFrame(
+        {"world": one.world.world, "mixture": one.world.mixture, "case": one.case}
+        | row_of(one.folder)
+        for one in cases
+    )
     found = report(table)
     run.save(table, summary=found.summary, table=found.table, figure=found.figure)
-
-
-def make_case(config: Config, world: MarketWorld, case: Case, folder: Path) -> None:
-    """Fit the simulator of a case, predict its log, and play the contenders in both markets."""
-    site = world.open(config.markets, "cpu")
-    log = site.logged if case == "known" else without_declared(site.logged)
-    shopper = fitted(config, log, site, folder / "model")
-    rows_at(folder / "rows.parquet", lambda: predictions(shopper, log))
-    json_at(folder / "returns.json", lambda: returns(config, world, site, log, shopper, case))
 
 
 def without_declared(log: Sessions) -> Sessions:
@@ -155,37 +193,27 @@ def predictions(shopper: SessionPopulation, log: Sessions) -> pl.DataFrame:
 
 
 def returns(
-    config: Config,
-    world: MarketWorld,
-    site: Site,
-    log: Sessions,
-    shopper: SessionPopulation,
-    case: Case,
+    case: MarketCase, site: Site, log: Sessions, shopper: SessionPopulation
 ) -> dict[str, dict[str, float]]:
     """What each contender earns in the market and in the simulator, built from the log alone."""
-    true = world.simulator("cpu")
+    true = case.world.simulator("cpu")
     learned = SlateSimulator(
         shopper, true.reward, horizon_days=true.horizon_days, history=true.history
     )
     inputs = site.inputs
-    if case == "hidden":
+    if case.case == "hidden":
         ranker = fit_two_tower(log, true.catalog, true.slate_size)
         inputs = policy_inputs(learned, ranker, log)
-    episodes = seeds(REPORTED_SEED, config.episodes)
+    episodes = seeds(REPORTED_SEED, case.config.episodes)
     found: dict[str, dict[str, float]] = {}
     for name in PLAYED:
         policy = contender(name, inputs, {})
-        seen: Policy = Blind(policy) if case == "hidden" else policy
+        seen: Policy = Blind(policy) if case.case == "hidden" else policy
         found[name] = {
             where: float(evaluate(seen, simulator, episodes).rows["return"].mean())  # type: ignore[arg-type]
             for where, simulator in (("true", true), ("learned", learned))
         }
     return found
-
-
-def told(found: dict[str, dict[str, float]]) -> str:
-    """The errors of the returns, in one line."""
-    return ", ".join(f"{name} {error:+.0%}" for name, error in errors(found).items())
 
 
 def errors(found: dict[str, dict[str, float]]) -> dict[str, float]:

@@ -92,7 +92,7 @@ def test_a_tiny_run_serves_the_same_shoppers_to_every_update(tmp_path: Path) -> 
     summary = read_summary("live", results=tmp_path / "results")
     mean = frozen.filter(pl.col("calendar") == "drift")["regret"].mean()
     assert summary["drift/frozen/regret"].value == pytest.approx(mean)
-    assert not (tmp_path / "work" / "playing").exists()
+    assert not (tmp_path / "work" / "cells" / "unfinished").exists()
 
 
 def test_the_control_stands_still_and_blocks_follow_the_calendar(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ import recsim_env
 from agents.evaluate import evaluate
 from agents.places import REPORTED_SEED, seeds
 from benchmarks.agents import ope
-from benchmarks.agents.ope import ESTIMATED, POLICIES, Config, Opened, logged, measure, read_work
+from benchmarks.agents.ope import ESTIMATED, POLICIES, Config, Opened, cells_of, logged, read_work
 from benchmarks.agents.ope_report import (
     EPISODES,
     LOGGED,
@@ -28,6 +28,7 @@ from benchmarks.agents.ope_report import (
     judge,
     report,
 )
+from benchmarks.lab.measuring import measure
 from benchmarks.lab.shelf_log import ShelfLog, first_slates
 from recsim_env.registration import PRESETS
 from recsim_env.shoppers.drifting import make_market
@@ -143,9 +144,8 @@ def opened(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opened]:
         work=folder / "work",
         results=folder / "results",
     )
-    found = Opened(config)
-    measure(found)
-    yield found
+    measure(cells_of(config), config, "ope")
+    yield Opened(config)
     PRESETS.pop(ID, None)
     gymnasium.registry.pop(ID, None)
 
@@ -212,13 +212,13 @@ def test_nothing_is_measured_again(opened: Opened, monkeypatch: pytest.MonkeyPat
 
     for name in ("truth", "estimated", "simulated", "logged"):
         monkeypatch.setattr(ope, name, never)
-    measure(opened)
+    measure(cells_of(opened.config), opened.config, "ope")
 
 
 @pytest.mark.slow
 def test_fits_of_logs_that_are_not_there_are_made_first(opened: Opened, tmp_path: Path) -> None:
     config = replace(opened.config, seeds=(0,), fits=(3,), sizes=(60,), work=tmp_path)
+    measure(cells_of(config), config, "ope")
     other = Opened(config)
-    measure(other)
     assert (other.place(3) / "simulated-60.parquet").exists()
     assert not (other.place(3) / "estimated-60.parquet").exists()

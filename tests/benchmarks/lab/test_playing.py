@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -102,18 +101,10 @@ def test_what_is_left_takes_the_mean_of_what_was_played() -> None:
 # ---- Ray -----------------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-    return port
-
-
 def test_a_head_that_does_not_answer_is_one_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    nowhere: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("ray")
-    address = f"127.0.0.1:{free_port()}"
+    address = nowhere
     with pytest.raises(ConnectionError, match=rf"^ray is '{address}', but no head answers at"):
         play_cells([task(tmp_path, "a")], Cells(ray=address), "test")
     monkeypatch.setenv("RAY_ADDRESS", address)
@@ -137,22 +128,6 @@ def test_without_ray_the_sentence_says_how_to_install_it(
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ValueError, match=r"^ray is 'auto', but Ray is not installed: run pip inst"):
         play_cells([task(tmp_path, "a")], Cells(ray="auto"), "test")
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[str]:
-    """The address of a cluster of two machines with a processor each."""
-    pytest.importorskip("ray")
-    from ray.cluster_utils import Cluster
-
-    small: dict[str, Any] = {"num_cpus": 1, "object_store_memory": 80_000_000}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("RAY_worker_niceness", "0")  # workers give way to all others by default
-        made = Cluster(initialize_head=True, head_node_args={**small, "include_dashboard": False})
-        made.add_node(**small)
-        yield made.address
-        made.shutdown()
 
 
 @pytest.mark.slow

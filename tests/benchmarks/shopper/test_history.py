@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import polars as pl
@@ -65,6 +66,34 @@ def test_variants_are_fitted_once_and_timed_each_time(
     history.main(config)
     with pytest.raises(ValueError, match=r"config\.json differs in \['samples'\]"):
         history.main(replace(config, samples=5))
+
+
+def test_a_visit_is_cut_where_more_lie_before_it_than_the_window_holds() -> None:
+    """The state before a visit has seen the last `window` visits, so as many are not too many."""
+    told = SimpleNamespace(
+        visits=SimpleNamespace(rank=torch.tensor([0, 1, 2, 3])),
+        row_visit=torch.tensor([0, 2, 2, 2, 3]),  # nothing is scored in the visit of rank 1
+    )
+    rows = torch.arange(5)
+    assert history.cut_of(told, rows, 2) == pytest.approx(1 / 3)  # type: ignore[arg-type]
+    assert history.cut_of(told, rows[:4], 2) == 0  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"windows": (513,)}, r"windows\[0\] is 513, but it must be a whole number from 1 to 512"),
+        ({"without_counters": (0,)}, r"without_counters\[0\] is 0, but"),
+        ({"samples": 1}, "samples is 1, but it must be a whole number from 2"),
+        ({"shopper": replace(SMALL, window=8)}, "shopper.window is 8, but it must stay at its"),
+        ({"shopper": replace(SMALL, use_counters=False)}, "shopper.use_counters is False, but"),
+    ],
+)
+def test_what_would_fail_after_an_hour_or_do_nothing_is_refused(
+    changes: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Config(**changes)
 
 
 def rows_of(variant: Variant, auc: float, us: float) -> list[dict[str, Any]]:
