@@ -30,7 +30,7 @@ from benchmarks.agents import (
     ope_report,
     sardine,
     transfer_report,
-    visit,
+    visit_report,
 )
 from benchmarks.lab import places
 from benchmarks.lab.checked import Checked
@@ -118,7 +118,7 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
     ),
     "two_stages": lambda rows, config, folder: two_stages.report(rows),
     "verdict_cases": lambda rows, config, folder: verdict_cases.report(rows),
-    "visit": lambda rows, config, folder: visit.report(rows),
+    "visit": lambda rows, config, folder: visit_report.report(rows),
 }
 """Rows, the configuration that they were measured with and the folder of the run -> report."""
 

@@ -55,7 +55,7 @@ class Remembered:
         clicks = (observation["recent_clicks"] * (slates >= 0)).float()
         return cls(looked_up(category, slates.clamp(min=0)).flatten(1), clicks)
 
-    def rows(self, part: slice) -> Remembered:
+    def rows(self, part: slice | Tensor) -> Remembered:
         """Those of some of the shoppers."""
         return Remembered(self.category[part], self.clicks[part])
 

@@ -59,7 +59,8 @@ from policies.slates import FARTHEST, SlateScores, pick
 from policies.together import Together, at_level
 from recsim_env import checks
 from recsim_env.rewards import Reward, as_reward
-from recsim_env.settings import AMOUNT, LARGEST, ONE_OR_MORE, settle
+from recsim_env.settings import AMOUNT, LARGEST, ONE_OR_MORE, Within, settle
+from recsim_env.shoppers.visits.pages import SCENARIOS
 from recsim_env.tensors import constant, looked_up
 from recsim_env.types import Observation
 
@@ -89,6 +90,10 @@ class ComposerConfig:
     """Whether intents set a budget of clicks by category, for shoppers whom a category bores beyond
     some number of clicks and not before. It has four numbers, which an agent has to learn as well.
     """
+    scenario: int | None = None
+    """Scenario of whole visits, as its place in `recsim_env.shoppers.visits.pages.SCENARIOS`, on
+    whose pages alone intents move the slates; on other pages they are those of intent 0. None means
+    all pages."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -96,7 +101,8 @@ class ComposerConfig:
         Raises:
             ValueError: If a field is not as said.
         """
-        settle(self, pool=ONE_OR_MORE, offset_unit=AMOUNT)
+        last = len(SCENARIOS) - 1
+        settle(self, pool=ONE_OR_MORE, offset_unit=AMOUNT, scenario=Within(0, last))
         checks.choice("form", self.form, get_args(Form))
 
 
@@ -120,8 +126,10 @@ class View:
     """The clicks in the slates that the shop remembers, where there is a budget."""
     weights: Tensor | None = None
     """(B, G) float32, the weights of the goals of each row, where the composer has goals."""
+    moved: Tensor | None = None
+    """(B,) bool, whether intents move the slate, where the composer has a scenario."""
 
-    def rows(self, part: slice) -> View:
+    def rows(self, part: slice | Tensor) -> View:
         """Some of the shoppers."""
         looks = self.looks if len(self.looks) == 1 else self.looks[part]
         return View(
@@ -132,6 +140,7 @@ class View:
             self.features[part],
             None if self.remembered is None else self.remembered.rows(part),
             None if self.weights is None else self.weights[part],
+            None if self.moved is None else self.moved[part],
         )
 
 
@@ -152,8 +161,8 @@ class Composer:
     Raises:
         TypeError: If an argument is of another class.
         ValueError: If there is no ranker, a cue needs facts about the shop and there are none, a
-            goal is no registered term or stands there twice, or the reward's weight of it is
-            negative.
+            goal is no registered term or stands there twice, the reward's weight of it is negative,
+            or the pages of the environment have no scenario and `config` names one.
     """
 
     def __init__(
@@ -174,6 +183,11 @@ class Composer:
             self.usual_weights = usual_weights(self.goals, self.reward)
             self.reward = Reward(dict.fromkeys(self.goals, 1.0))
             space = goals_space(space, len(self.goals))
+        if self.config.scenario is not None and "scenario" not in space.spaces:
+            raise ValueError(
+                f"config.scenario is {self.config.scenario}, but the pages of this environment "
+                "have no scenario."
+            )
         self._ranker = inputs.need_ranker("composer")
         self._pooling = Pooling(inputs, self.config.pool)
         self.pool_size = self._pooling.size
@@ -212,6 +226,16 @@ class Composer:
     def slate_size(self) -> int:
         """Number of slate positions K."""
         return self._inputs.slate_size
+
+    @property
+    def lift(self) -> Tensor | None:
+        """(G, G) float32, log lift of each pair of categories in one bundle; None = not known."""
+        return self._inputs.lift if "together" in self.knobs else None
+
+    @property
+    def levels(self) -> int:
+        """Number of levels of discount that slates name; 0 = they name none."""
+        return self._inputs.levels if "discount" in self.knobs else 0
 
     @property
     def units(self) -> Tensor:
@@ -283,7 +307,14 @@ class Composer:
             self.summary(observation, pool, recent),
             Remembered.of(observation, self._category) if self.config.budget else None,
             weights,
+            self._moved(observation),
         )
+
+    def _moved(self, observation: Observation) -> Tensor | None:
+        """Whether intents move the slate of each visit: (B,) bool; None where they always do."""
+        if self.config.scenario is None:
+            return None
+        return observation["scenario"].squeeze(1) == self.config.scenario
 
     def features(self, observation: Observation) -> Tensor:
         """The state that a network sees of a visit: (B, F) float32."""
@@ -313,6 +344,8 @@ class Composer:
 
     def _filled(self, view: View, intent: Tensor) -> Tensor:
         """Compose the slates of some shoppers, whose numbers stay in the cache of a CPU."""
+        if view.moved is not None:
+            intent = intent.where(view.moved.unsqueeze(1), 0.0)
         units = constant(self._units, intent)
         on_slate, end = self._first_cue, len(self.knobs)
         of_slate = intent[:, :on_slate] * units[:on_slate]

@@ -24,11 +24,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from policies.cosines import Cosines
 from policies.cues import Knob
 from policies.filling import LogOddsScores, SlateSoFar
 from policies.inputs import UNRANKED
 from policies.parameters import Range
+from policies.pool import Pool
 from policies.slates import FARTHEST, SlateScores
+from recsim_env.catalog import Catalog
 from recsim_env.registry import Registry
 from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs, ShareOf, term_value
 from recsim_env.rewards.inputs import catalog_tables
@@ -247,6 +250,22 @@ def knob_of(term: str) -> str:
 def scale_knobs() -> dict[str, Knob]:
     """The knobs of all reward terms that are registered by now, by name."""
     return {knob_of(term): SCALE for term in REWARD_TERMS if gain_spec(term).scaled}
+
+
+def click_worth(reward: Reward, catalog: Catalog) -> Tensor:
+    """What a click on each item earns by the terms that clicks earn: (N,) float32.
+
+    Raises:
+        ValueError: If a term needs what the catalogue does not have.
+    """
+    items = torch.arange(len(catalog), device=catalog.device).unsqueeze(0)
+    sure = torch.ones_like(items, dtype=torch.float32)
+    slate = SlateSoFar(Pool(items, torch.zeros_like(sure), items), catalog, Cosines(catalog), 1)
+    total = torch.zeros_like(sure)
+    for name, weight in reward.weights.items():
+        if weight != 0 and not (spec := gain_spec(name)).scaled:
+            total += weight * spec.gain(slate, sure)
+    return total.squeeze(0)
 
 
 class Gains:

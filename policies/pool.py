@@ -93,7 +93,7 @@ class Pool:
         if whole:
             _check_padding(self.logits[(self.items < 0) & (self.logits > -math.inf)])
 
-    def rows(self, part: slice) -> Pool:
+    def rows(self, part: slice | Tensor) -> Pool:
         """The pools of some of the shoppers."""
         return Pool(self.items[part], self.logits[part], self.columns[part])
 

@@ -33,13 +33,16 @@ TRIED = tuple(4.0**step for step in range(-3, 4))
 def fitted_units(composer: Composer, view: View, cost: float = COST) -> Tensor:
     """Units of the numbers of an intent (A,), in those of the composer, from some visits.
 
-    A number that changes nothing at any of these visits has the unit 1.
+    A number that changes nothing at any of these visits has the unit 1. Visits at which intents
+    move no slate do not count.
 
     Args:
         composer: composes the slates
         view: the visits, as this composer saw them
         cost: share of the expected reward that one unit is to give away
     """
+    if view.moved is not None and bool(view.moved.any()):
+        view = view.rows(view.moved)
     size, visits = composer.intent_size, len(view.features)
     nothing = torch.zeros(visits, size, device=view.features.device)
     greedy = composer.worth(view, composer.compose_view(view, nothing)).double().mean()
@@ -67,9 +70,9 @@ def repeated(view: View, times: int) -> View:
     known = view.remembered
     remembered = None if known is None else Remembered(rows(known.category), rows(known.clicks))
     weights = None if view.weights is None else rows(view.weights)
-    return View(
-        pool, rows(view.cues), rows(view.vectors), looks, rows(view.features), remembered, weights
-    )
+    moved = None if view.moved is None else rows(view.moved)
+    seen = (rows(view.cues), rows(view.vectors), looks, rows(view.features))
+    return View(pool, *seen, remembered, weights, moved)
 
 
 def crossing(costs: Tensor, cost: float) -> Tensor:

@@ -27,6 +27,7 @@ from gymnasium import spaces
 from stable_baselines3.common.type_aliases import RolloutBufferSamples
 from torch import Tensor
 
+from agents.ppo.offers import OfferVecEnv
 from agents.ppo.rollout_buffer import DeviceRolloutBuffer
 from agents.ppo.vec_env import (
     IntentVecEnv,
@@ -52,7 +53,9 @@ def face_for(kind: str) -> type[SimulatorVecEnv]:
     spec = LEARNABLE[kind]
     if spec.goals:
         return ConditionedVecEnv
-    return IntentVecEnv if spec.intents else SlateVecEnv
+    if spec.intents:
+        return IntentVecEnv
+    return OfferVecEnv if spec.levels else SlateVecEnv
 
 
 class ConditionedVecEnv(IntentVecEnv):

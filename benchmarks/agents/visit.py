@@ -1,77 +1,118 @@
-"""What page, query and cart are worth in the market of whole visits.
+"""What page, query and cart are worth in the market of whole visits, with and without training.
 
     python -m benchmarks.agents.visit
 
 In `MarketVisit-v0` and in its control, where neither scenario nor cart changes anything, the same
-shoppers meet five policies: uniform slates; slates that are greedy in the reward by a ranker that
-was fitted to a log; the same with two cues, what is searched for and what goes together with the
-cart by that log, whose weights are tuned on other shoppers; and two policies that know the true
-chances of a click, one of them without the complements. In the control the cues must bring nothing,
-and complements must not count.
+shoppers meet two groups of contenders.
+
+Without training: uniform slates; slates that are greedy in the reward by a ranker that was fitted
+to a log; the same with two cues, what is searched for and what goes together with the cart by that
+log, whose weights are tuned on other shoppers; and two policies that know the true chances of a
+click, one of them without the complements.
+
+PPO over intents (`ppo_composer`), from several seeds: *shared*, one agent that sees page, scenario,
+query and cart; *per scenario*, three agents, each of which learns to move the slates of one
+scenario while the others keep those that all start from, which are greedy in the reward, and which
+then serve together; and *not seeing*, one agent from which page, scenario, query and cart are
+hidden (`benchmarks.lab.scenarios`). These three take equally many steps: each specialist takes a
+third, with a third of the shoppers, so that it learns in as many updates. Because only some of its
+pages are its own, *per scenario, thrice the steps* gives each specialist as many steps as the
+shared agent.
+
+In the control cues, seeing and sharing must bring nothing, and complements must not count. What was
+measured is kept in `work`, training by training, and an interrupted run goes on there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import polars as pl
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
+from agents import AGENTS, TrainedAgent, TrainingSetup
 from agents.evaluate import evaluate
 from agents.places import REPORTED_SEED, TUNING_SEED, Site, open_place, seeds
 from agents.places.opening import PLACES
-from agents.statistics import estimate_mean, paired_difference
+from agents.ppo.agents import PPOComposerConfig
+from benchmarks.agents.visit_report import (
+    BLIND,
+    CUED,
+    GREEDY,
+    ORACLE,
+    SHARED,
+    SPLIT,
+    SPLIT_LONGER,
+    TRAINED,
+    UNIFORM,
+    report,
+)
+from benchmarks.lab.cells import json_at
 from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Device, Results, Threads
-from benchmarks.lab.plots import BLUE, INK, level_intervals
-from benchmarks.lab.run import Report, Run
-from benchmarks.lab.tables import markdown
+from benchmarks.lab.run import Run
+from benchmarks.lab.scenarios import PerScenario, blind_inputs
+from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.threads import use_threads
 from policies import POLICIES
 from policies.composer import Composer
 from policies.oracles import OracleMyopic
 from policies.slates import top_slates
-from recsim_env.estimates import Estimate
-from recsim_env.registration import PRESETS
+from recsim_env import checks
+from recsim_env.files import locked
+from recsim_env.registration import PRESETS, make_simulator
+from recsim_env.settings import MOST
+from recsim_env.shoppers.visits.pages import SCENARIOS
 from recsim_env.shoppers.visits.population import VisitsShopper
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation, Policy
 
 VISIT, CONTROL = "recsim_env/MarketVisit-v0", "recsim_env/MarketVisitControl-v0"
-UNIFORM, GREEDY, CUED, BLIND, ORACLE = POLICY_NAMES = (
-    "uniform",
-    "reward_greedy",
-    "reward_greedy, cues",
-    "oracle, no complements",
-    "oracle",
-)
+AGENT = "ppo_composer"
+SPECIALISTS = {SPLIT: len(SCENARIOS), SPLIT_LONGER: 1}
+"""Name -> what steps and shoppers of each specialist are divided by."""
+STEMS = ("shared", "per_scenario", "per_scenario_thrice", "not_seeing")
+FILES = dict(zip(TRAINED, STEMS, strict=True))
+"""Name -> what the files of its trainings begin with."""
 WEIGHTS = {"searched": (0.0, 1.0, 2.0, 4.0), "beside_cart": (0.0, 1.0, 2.0, 4.0)}
 """Cue -> log-odds that are tried for it, one cue after the other."""
+Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Config(Device, Threads, Results):
-    """Measure what page, query and cart are worth."""
+    """Measure what page, query and cart are worth, to cues and to trained agents."""
 
-    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"envs": PRESETS}
+    CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"envs": PRESETS, "agents": TRAINED}
+    EMPTY: ClassVar[Collection[str]] = ("agents",)
 
     envs: tuple[str, ...] = (VISIT, CONTROL)
     """Ids of environments with whole visits."""
+    agents: tuple[str, ...] = TRAINED
+    """Contenders that are trained; without any, nothing is."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """Seeds of the trainings."""
+    steps: int = 150_000
+    """Length of a training in shopper-steps, of all specialists together as of any other agent."""
+    shoppers: int = 768
+    """Number of shoppers that are served at once in a training, 3 or more. A third of it fills one
+    batch of PPO with each rollout."""
     slates: int = 100_000
     """Number of slates of the log that ranker and lift are learned from, about."""
     tuning_episodes: int = 256
     """Number of episodes on which each weight of a cue is tried."""
-    episodes: int = 1024
+    episodes: int = 512
     """Number of episodes that each policy is reported on, the same for all."""
     batch: int = 256
     """Number of shoppers served at a time, which changes the speed alone."""
     cache: Path = PLACES
     """Folder of logs and rankers, which are made where they are missing."""
+    work: Path = Path("runs/visit")
+    """Folder of what is done; delete it to start anew."""
 
 
 class KnowsAllButComplements:
@@ -134,9 +175,20 @@ def tuned_knobs(config: Config, site: Site, composer: Composer) -> dict[str, flo
     return found
 
 
-def played(config: Config, env: str) -> list[dict[str, object]]:
-    """Play every policy in an environment: one row for each policy and episode."""
-    site = open_place(env, slates=config.slates, cache=config.cache, device=config.device)
+def returns(config: Config, site: Site, policy: Policy) -> list[float]:
+    """The returns of the shoppers that everybody is reported on."""
+    return returns_in(config, site.simulator("evaluation"), policy)
+
+
+def returns_in(config: Config, simulator: SlateSimulator, policy: Policy) -> list[float]:
+    """The same in a simulator that the policy reads."""
+    who = seeds(REPORTED_SEED, config.episodes)
+    rows = evaluate(policy, simulator, who, batch=config.batch).rows
+    return [float(value) for value in rows["return"]]
+
+
+def untrained(config: Config, env: str, site: Site) -> list[Row]:
+    """The rows of every policy that is not trained."""
     simulator, composer = site.simulator("evaluation"), Composer(site.inputs)
     knobs = tuned_knobs(config, site, composer)
     contenders: dict[str, Policy] = {
@@ -146,57 +198,111 @@ def played(config: Config, env: str) -> list[dict[str, object]]:
         BLIND: KnowsAllButComplements(simulator),
         ORACLE: OracleMyopic(simulator),
     }
-    who, rows = seeds(REPORTED_SEED, config.episodes), []
+    rows: list[Row] = []
     for name, policy in contenders.items():
-        told = evaluate(policy, simulator, who, batch=config.batch).rows
         weights = knobs if name == CUED else dict.fromkeys(knobs, 0.0)
-        rows += [
-            {"env": env, "policy": name, "episode": at, "return": float(value), **weights}
-            for at, value in enumerate(told["return"])
-        ]
+        found = returns_in(config, simulator, policy)
+        rows += named(env, name, None, found, weights=weights)
     return rows
 
 
-# ---- the report ----------------------------------------------------------------------------------
+def trained(config: Config, env: str, site: Site, name: str, seed: int) -> list[Row]:
+    """The rows of a contender that is trained with a seed."""
+    if name in SPECIALISTS:
+        parts = SPECIALISTS[name]
+        learned = [specialist(config, site, place, seed, parts) for place in range(len(SCENARIOS))]
+        policy: Policy = PerScenario({at: agent.policy for at, agent in enumerate(learned)})
+    else:
+        inputs = site.inputs if name == SHARED else blind_inputs(site.inputs)
+        setup = TrainingSetup(site.training(), inputs, seed, config.steps, config.shoppers)
+        learned = [AGENTS[AGENT].learn(setup)]
+        policy = learned[0].policy
+    found = returns(config, site, policy)
+    steps = sum(agent.steps for agent in learned)
+    minutes = sum(agent.facts["minutes"] for agent in learned)
+    return named(env, name, seed, found, steps=steps, minutes=minutes)
 
 
-def report(rows: pl.DataFrame) -> Report:
-    """Make the table, the figures and the picture."""
-    lines: list[dict[str, object]] = []
-    summary: dict[str, Estimate] = {}
-    drawn: list[tuple[str, Estimate, str]] = []
-    for env in rows["env"].unique(maintain_order=True):
-        name, own = env.split("/")[-1], rows.filter(pl.col("env") == env)
-        returns = {
-            policy: own.filter(pl.col("policy") == policy).sort("episode")["return"].to_numpy()
-            for policy in POLICY_NAMES
-        }
-        line: dict[str, object] = {"environment": f"`{name}`"}
-        for policy, values in returns.items():
-            line[policy] = summary[f"{name}/{policy}"] = estimate_mean(values)
-        of_cues = paired_difference(returns[CUED], returns[GREEDY])
-        of_pairs = paired_difference(returns[ORACLE], returns[BLIND])
-        line["cues bring"] = summary[f"{name}/cues_bring"] = of_cues
-        line["complements bring"] = summary[f"{name}/complements_bring"] = of_pairs
-        lines.append(line)
-        drawn.append((f"{name}, cues", of_cues, BLUE))
-        drawn.append((f"{name}, complements", of_pairs, BLUE))
-    return Report(markdown(lines), summary, picture(drawn))
+def specialist(config: Config, site: Site, scenario: int, seed: int, parts: int) -> TrainedAgent:
+    """Train an agent for the pages of one scenario.
+
+    Args:
+        config: How agents are trained.
+        site: The environment.
+        scenario: Place in `SCENARIOS`.
+        seed: Of the training.
+        parts: What steps and shoppers are divided by.
+    """
+    steps, shoppers = config.steps // parts, config.shoppers // parts
+    setup = TrainingSetup(site.training(), site.inputs, seed, steps, shoppers)
+    usual = PPOComposerConfig()
+    own = replace(usual, composer=replace(usual.composer, scenario=scenario))
+    return AGENTS[AGENT].learner(setup, own)
 
 
-def picture(lines: list[tuple[str, Estimate, str]]) -> Figure:
-    """Draw what cues and complements bring, with its interval."""
-    figure = level_intervals(lines, "return above that without")
-    figure.axes[0].axvline(0, color=INK, linewidth=0.8)
-    return figure
+def named(
+    env: str,
+    policy: str,
+    seed: int | None,
+    found: list[float],
+    *,
+    weights: Mapping[str, float] | None = None,
+    steps: int = 0,
+    minutes: float = 0.0,
+) -> list[Row]:
+    """A row for each episode's return, with the names of who played where."""
+    about = {"env": env, "policy": policy, "seed": seed, "steps": steps, "minutes": minutes}
+    told = dict.fromkeys(WEIGHTS, 0.0) if weights is None else weights
+    return [{**about, "episode": at, "return": value, **told} for at, value in enumerate(found)]
 
 
 def main(config: Config) -> None:
-    """Play in every environment, and report."""
+    """Measure what is not measured yet, and report.
+
+    Raises:
+        ValueError: If the pages of an environment have no scenario, there are too few shoppers, or
+            the folder holds other measurements.
+        RuntimeError: If another process measures in the same folder.
+    """
     use_threads(config.threads)
+    checks.whole("shoppers", config.shoppers, len(SCENARIOS), MOST)
+    for env in config.envs:
+        if "scenario" not in make_simulator(env, device=config.device).observation_space.spaces:
+            raise ValueError(f"envs names {env!r}, but its pages have no scenario.")
     run = Run("visit", config, results=config.results)
-    table = pl.DataFrame([row for env in config.envs for row in played(config, env)])
+    with locked(config.work):
+        free = ("envs", "agents", "seeds", "batch", "device", "threads", "results", "work", "cache")
+        told = settings_of(config, free=free)
+        shops = {env: f"{PRESETS[env].reward} {PRESETS[env].shopper_options}" for env in PRESETS}
+        remember_settings(
+            config.work, told | {"shops": {env: shops[env] for env in (VISIT, CONTROL)}}
+        )
+        rows = [row for env in config.envs for row in _rows_of(config, env)]
+    table = pl.DataFrame(rows, infer_schema_length=None)
     run.publish(table, report(table))
+
+
+def _rows_of(config: Config, env: str) -> list[Row]:
+    """The rows of an environment: those that are kept, and those that are measured now."""
+    folder = config.work / env.split("/")[-1].lower()
+    opened: list[Site] = []
+
+    def site() -> Site:
+        """The environment, opened when something is measured there first."""
+        if not opened:
+            place = open_place(env, slates=config.slates, cache=config.cache, device=config.device)
+            opened.append(place)
+        return opened[0]
+
+    rows = json_at(folder / "untrained.json", lambda: untrained(config, env, site()))
+    for name in config.agents:
+        for seed in config.seeds:
+
+            def measure(name: str = name, seed: int = seed) -> list[Row]:
+                return trained(config, env, site(), name, seed)
+
+            rows += json_at(folder / f"{FILES[name]}-seed{seed}.json", measure)
+    return rows
 
 
 if __name__ == "__main__":

@@ -88,6 +88,8 @@ class Learnable:
     """Whether it acts in intents, (B, A) float32, and not in slates, (B, K) int64."""
     goals: bool = False
     """Whether it acts for any weights of several goals, which its `config` names as `goals`."""
+    levels: bool = False
+    """Whether it acts in slates that name a level of discount where slates are bundles."""
 
     def composer_for(
         self, inputs: PolicyInputs, config: ComposerConfig, start: Any = None
@@ -121,6 +123,7 @@ def register_learnable(
     *,
     intents: bool,
     goals: bool = False,
+    levels: bool = False,
 ) -> Callable[[B], B]:
     """Register a kind: `@register_learnable("composer", IntentConfig, ...)` above its builder.
 
@@ -130,13 +133,14 @@ def register_learnable(
         policy: makes a policy of a composer and an actor
         intents: whether it acts in intents and not in slates
         goals: whether it acts for any weights of the goals that its configuration names
+        levels: whether its slates name a level of discount where slates are bundles
 
     Raises:
         ValueError: If other code took the name.
     """
 
     def add(actor: B) -> B:
-        LEARNABLE.add(name, Learnable(config, actor, policy, intents, goals), actor)
+        LEARNABLE.add(name, Learnable(config, actor, policy, intents, goals, levels), actor)
         return actor
 
     return add

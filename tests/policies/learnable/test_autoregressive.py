@@ -184,7 +184,7 @@ def test_all_positions_at_once_score_as_one_after_the_other() -> None:
 
 def step_by_step(actor: AutoregressiveActor, seen: Observation, slates: Tensor) -> Tensor:
     """Log-probability as the sampling goes: one position, then the next."""
-    fixed, in_slate = actor._weighted(seen)
+    fixed, in_slate = actor._weighted(seen, actor.intent(seen["features"]))
     context = autoregressive._Scores(actor, seen["pool"], fixed, in_slate, None)
     total, open_places = torch.zeros(len(slates)), torch.ones_like(fixed, dtype=torch.bool)
     for place in places_of(seen["pool"], slates).unbind(dim=1):
