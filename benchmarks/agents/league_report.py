@@ -23,7 +23,7 @@ from benchmarks.lab.league_statistics import (
     ratio,
     to_pass,
 )
-from benchmarks.lab.places import CONTROL, JOURNEY, REGULARS, REGULARS_ALIKE
+from benchmarks.lab.places import CONTROL, JOURNEY, LEARNED, REGULARS, REGULARS_ALIKE
 from benchmarks.lab.run import Report
 from benchmarks.lab.statistics import iqm_estimate
 from benchmarks.lab.tables import markdown
@@ -100,6 +100,11 @@ def of_other_places(rows: pl.DataFrame) -> dict[str, Estimate | None]:
     greedy, ppo = of(control, GREEDY), of(journey, PPO)
     found["control_ppo_over_greedy_return"] = _over(of(control, PPO), greedy)
     found["control_greedy_over_oracle_return"] = _over(greedy, of(control, MYOPIC))
+    learned = at(rows, LEARNED, believing=True)
+    found["learned_ppo_over_belief_greedy_return"] = _over(of(learned, PPO), of(learned, GREEDY))
+    found["learned_ppo_minus_tuned_reranker_return"] = _minus(
+        of(learned, PPO), of(learned, RERANKER)
+    )
     found["journey_ppo_minus_mmr"] = _minus(ppo, of(journey, MMR))
     found["journey_ppo_minus_reward_greedy"] = _minus(ppo, of(journey, REWARD_GREEDY))
     return found
