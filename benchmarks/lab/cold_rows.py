@@ -28,6 +28,8 @@ HIDDEN = (64, 32)
 """Widths of the head's layers."""
 RATE, DECAY, TOGETHER = 2e-3, 1e-2, 2048
 """Rate and weight decay of AdamW, and rows of a step."""
+STEPS, FEW_STEPS, FEW = 3_000, 600, 100_000
+"""Steps of a fit, and those where there are at most `FEW` rows."""
 LOOKS = 12
 """How often a fit looks at the valid weeks; the best of them is kept."""
 
@@ -128,6 +130,11 @@ class TextHead(nn.Module):
         )
         total: Tensor = (each + ITEM_PRIOR * own.square()).mean()
         return total
+
+
+def steps_for(rows: int) -> int:
+    """Number of steps of a fit to so many rows; 0 means all of them."""
+    return FEW_STEPS if 0 < rows <= FEW else STEPS
 
 
 def fit_head(train: ColdRows, valid: ColdRows, items: int, steps: int, seed: int) -> TextHead:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
 from agents.statistics import around
@@ -128,3 +129,19 @@ def estimate(
         spread = float(fits.std(ddof=1)) if len(fits) > 1 else math.nan
         errors.append((spread / math.sqrt(len(fits)), len(fits)))
     return around(value, *errors, n=households)
+
+
+def samples_by_fit(rows: pl.DataFrame) -> Floats:
+    """Arrange scores and their bootstrap samples, one line a fit: (F, 1 + S).
+
+    Args:
+        rows: columns seed, n and value; n 0 is the score of a fit, the others are its samples
+    """
+    values = rows.sort("seed", "n").group_by("seed").agg(pl.col("value")).sort("seed")["value"]
+    return np.array(values.to_list(), dtype=np.float64)
+
+
+def over_fits(each: Floats, households: int) -> Estimate:
+    """Average scores and their samples (F, 1 + S) over fits, with both sources of error."""
+    mean = each.mean(axis=0)
+    return estimate(mean[0], mean[1:], households, fits=each[:, 0])

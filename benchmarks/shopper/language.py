@@ -33,10 +33,16 @@ from rich.console import Console
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.lab.cold_rows import ColdRows, fit_head, plain_columns, text_columns
+from benchmarks.lab.cold_rows import (
+    ColdRows,
+    fit_head,
+    plain_columns,
+    steps_for,
+    text_columns,
+)
 from benchmarks.lab.command import run_command
 from benchmarks.lab.encoders import ENCODERS, encode
-from benchmarks.lab.heldout import bootstrap, estimate
+from benchmarks.lab.heldout import bootstrap, over_fits, samples_by_fit
 from benchmarks.lab.log_checks import digest_of
 from benchmarks.lab.logs import Log, ReadsLog, need_cold_items, ready, rows_of, sorted_rows
 from benchmarks.lab.options import Results, Threads
@@ -54,8 +60,6 @@ from recsim_env.shoppers.household.examples import Examples
 BASES = ("none", "random", "minilm")
 """Encoders that the others are compared with."""
 METRICS = ("auc", "log_loss")
-STEPS, FEW_STEPS, FEW = 3_000, 600, 100_000
-"""Steps of a fit, and those where there are at most `FEW` rows."""
 COMMON = ("log", "samples")
 """Settings that all cells of an output folder share."""
 
@@ -204,8 +208,7 @@ def scored(
     if cell.rows:
         drawn = torch.randperm(len(train.item), generator=torch.Generator().manual_seed(cell.seed))
         taught = train.only(drawn[: cell.rows])
-    steps = FEW_STEPS if 0 < cell.rows <= FEW else STEPS
-    head = fit_head(taught, valid, len(hidden.first[0]), steps, cell.seed)
+    head = fit_head(taught, valid, len(hidden.first[0]), steps_for(cell.rows), cell.seed)
     with torch.no_grad():
         on_valid, on_test = head(valid.read), head(test.read)
     scale, shift = platt(on_valid, valid.label, hidden.row_weight[splits[1]])
@@ -267,16 +270,18 @@ def estimates_of(
     found: dict[str, Estimate] = {}
     for what in METRICS:
         each = {
-            encoder: _samples(rows.filter(pl.col("encoder") == encoder), what)
+            encoder: samples_by_fit(
+                rows.filter(pl.col("encoder") == encoder, pl.col("what") == what)
+            )
             for encoder in encoders
         }
         for encoder in encoders:
             key = _key(encoder, number, what)
-            found[key] = _over_fits(each[encoder], households)
+            found[key] = over_fits(each[encoder], households)
             for base in bases:
                 if base != encoder:
                     less = each[encoder] - each[base]
-                    found[f"{key}_minus_{base}"] = _over_fits(less, households)
+                    found[f"{key}_minus_{base}"] = over_fits(less, households)
     return found
 
 
@@ -292,19 +297,6 @@ def _told(number: int) -> str:
 
 def _mean(own: pl.DataFrame, what: str) -> float:
     return float(own.filter(pl.col("what") == what)["value"].to_numpy().mean())
-
-
-def _samples(own: pl.DataFrame, what: str) -> np.ndarray:
-    """Return a score and its bootstrap samples, one line a seed: (seeds, 1 + S)."""
-    lines = own.filter(pl.col("what") == what).sort("seed", "n").group_by("seed")
-    values = lines.agg(pl.col("value")).sort("seed")["value"]
-    return np.array(values.to_list(), dtype=np.float64)
-
-
-def _over_fits(each: np.ndarray, households: int) -> Estimate:
-    """Average a score and its samples (seeds, 1 + S) over seeds, with both sources of error."""
-    mean = each.mean(0)
-    return estimate(mean[0], mean[1:], households, fits=each[:, 0])
 
 
 def picture(summary: dict[str, Estimate], encoders: list[str], numbers: list[int]) -> Figure:

@@ -32,10 +32,16 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from benchmarks.lab.cold_rows import ColdRows, fit_head, plain_columns, text_columns
+from benchmarks.lab.cold_rows import (
+    ColdRows,
+    fit_head,
+    plain_columns,
+    steps_for,
+    text_columns,
+)
 from benchmarks.lab.command import run_command
 from benchmarks.lab.encoders import encode
-from benchmarks.lab.heldout import Rows, bootstrap, estimate
+from benchmarks.lab.heldout import Rows, bootstrap, over_fits, samples_by_fit
 from benchmarks.lab.log_checks import digest_of
 from benchmarks.lab.logs import Log, ReadsLog, need_cold_items, ready, rows_of, sorted_rows
 from benchmarks.lab.options import Results, Threads
@@ -60,8 +66,6 @@ from recsim_env.settings import NONE_OR_MORE, POSITIVE, Within
 from recsim_env.shoppers.household.examples import Examples
 
 METRICS = ("auc", "ne", "log_loss")
-STEPS, FEW_STEPS, FEW = 3_000, 600, 100_000
-"""Steps of a head's fit, and those where there are at most `FEW` rows, as for frozen encoders."""
 TAUGHT_NEGATIVES = 2
 """Rows without a purchase that a teacher learns from, for each one with one."""
 STOPPING = 384
@@ -298,10 +302,9 @@ class Split:
         self, cell: Cell, train: Tensor
     ) -> tuple[dict[str, tuple[Tensor, Tensor]], float]:
         """Fit a head with the texts of MiniLM, and score the valid and the test rows."""
-        few = 0 < cell.rows <= FEW
         taught, valid = self._read(train), self._read(self.valid)
         items = len(self.log.catalog)
-        head = fit_head(taught, valid, items, FEW_STEPS if few else STEPS, cell.seed)
+        head = fit_head(taught, valid, items, steps_for(cell.rows), cell.seed)
         began = time.process_time()
         with torch.no_grad():
             found = [head(self._read(part.rows).read) for part in (self.calibrated, self.judged)]
@@ -399,12 +402,12 @@ def report(rows: pl.DataFrame) -> Report:
         households = int(_mean(own, "head", "households"))
         for way in WAYS:
             key = f"{base}/{number or 'all'}/{way}"
-            found = {what: _samples(own, way, what) for what in METRICS}
+            found = {what: samples_by_fit(_rows_of(own, way, what)) for what in METRICS}
             for what, each in found.items():
-                summary[f"{key}/{what}"] = _over_fits(each, households)
+                summary[f"{key}/{what}"] = over_fits(each, households)
                 if way != "head":
-                    less = each - _samples(own, "head", what)
-                    summary[f"{key}/{what}_minus_head"] = _over_fits(less, households)
+                    less = each - samples_by_fit(_rows_of(own, "head", what))
+                    summary[f"{key}/{what}_minus_head"] = over_fits(less, households)
             ms = 1e3 * _mean(own, way, "seconds")
             summary[f"{key}/ms"] = Estimate(ms, float("nan"), float("nan"), own["seed"].n_unique())
             lines.append(
@@ -436,22 +439,12 @@ def report(rows: pl.DataFrame) -> Report:
     return Report(markdown(lines, headers), summary)
 
 
+def _rows_of(own: pl.DataFrame, way: str, what: str) -> pl.DataFrame:
+    return own.filter(pl.col("way") == way, pl.col("what") == what)
+
+
 def _mean(own: pl.DataFrame, way: str, what: str) -> float:
-    chosen = own.filter(pl.col("way") == way, pl.col("what") == what)
-    return float(chosen["value"].to_numpy().mean())
-
-
-def _samples(own: pl.DataFrame, way: str, what: str) -> np.ndarray:
-    """Return a score and its bootstrap samples, one line a seed: (seeds, 1 + S)."""
-    chosen = own.filter(pl.col("way") == way, pl.col("what") == what).sort("seed", "n")
-    values = chosen.group_by("seed").agg(pl.col("value")).sort("seed")["value"]
-    return np.array(values.to_list(), dtype=np.float64)
-
-
-def _over_fits(each: np.ndarray, households: int) -> Estimate:
-    """Average a score and its samples (seeds, 1 + S) over seeds, with both sources of error."""
-    mean = each.mean(0)
-    return estimate(mean[0], mean[1:], households, fits=each[:, 0])
+    return float(_rows_of(own, way, what)["value"].to_numpy().mean())
 
 
 if __name__ == "__main__":

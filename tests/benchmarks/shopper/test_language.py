@@ -193,8 +193,8 @@ def test_the_spread_of_seeds_widens_an_interval_and_one_seed_has_none() -> None:
 def test_a_tiny_run_fits_each_cell_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     catalog = write_shop(tmp_path / "log")
     replace(catalog, cold=torch.arange(ITEMS) % 4 == 0).save(tmp_path / "log")
-    monkeypatch.setattr(language, "STEPS", 12)
-    monkeypatch.setattr(language, "FEW_STEPS", 12)
+    monkeypatch.setattr(cold_rows, "STEPS", 12)
+    monkeypatch.setattr(cold_rows, "FEW_STEPS", 12)
     monkeypatch.setattr(cold_rows, "TOGETHER", 64)
     config = Config(
         encoders=("none", "random"),

@@ -103,7 +103,7 @@ def test_a_tiny_run_fits_each_cell_once(tmp_path: Path, monkeypatch: pytest.Monk
     folder = write_model(tmp_path / "tiny")
     monkeypatch.setitem(lab.BASES, "minilm", Base(lambda: folder, ("query", "value")))
     monkeypatch.setitem(encoders.ENCODERS, "minilm", encoders.random)
-    monkeypatch.setattr(teacher, "STEPS", 12)
+    monkeypatch.setattr(cold_rows, "STEPS", 12)
     monkeypatch.setattr(cold_rows, "TOGETHER", 64)
     config = Config(
         seeds=(0, 1),
