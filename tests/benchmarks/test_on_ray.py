@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -17,6 +18,8 @@ from recsim_env.files import read_json
 from tests.benchmarks.test_commands import CONFIGURED
 from tests.support.small_commands import SMALL
 
+EVERY_COMMAND = "RECSIM_EVERY_COMMAND_ON_RAY"
+"""Environment variable with which every command is played on a cluster in the tests."""
 OTHERS = {"league", "frontier", "transfer", "tune", "tune_agents"}
 """Commands with `--ray` whose cells have tests of their own."""
 
@@ -65,6 +68,11 @@ def played(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[P
         yield folder
 
 
+@pytest.mark.skipif(
+    not os.environ.get(EVERY_COMMAND),
+    reason=f"plays every command twice, for minutes: set {EVERY_COMMAND}; "
+    "tests/benchmarks/lab/test_playing.py tests clusters themselves",
+)
 @pytest.mark.slow
 @pytest.mark.parametrize("command", SMALL)
 def test_rows_of_a_cluster_equal_those_of_one_process(command: str, played: Path) -> None:
