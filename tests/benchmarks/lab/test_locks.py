@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.agents import demo, league, sardine, train, tune, tune_agents
+from benchmarks.agents import demo, league, train, tune, tune_agents
 from benchmarks.data import finetune, fit_market
 from benchmarks.lab import league_cells, markets
 from benchmarks.lab.logs import Log
@@ -45,7 +45,6 @@ COMMANDS: dict[str, Callable[[Path], object]] = {
     "demo": lambda folder: demo.main(demo.Config(output=folder)),
     "finetune": lambda folder: finetune.main(finetune.Config(output=folder)),
     "fit_market": lambda folder: fit_market.main(fit_market.Config(output=folder)),
-    "sardine": lambda folder: sardine.main(sardine.Config(work=folder)),
     "train": lambda folder: train.train(train.Config(output=folder.parents[1]), 0),
     "tune": lambda folder: tune.main(tune.Config(work=folder.parent)),
     "tune_agents": lambda folder: tune_agents.main(tune_agents.Config(work=folder)),
