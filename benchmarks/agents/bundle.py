@@ -37,14 +37,13 @@ from benchmarks.lab.measuring import RowCell, keeper_of, measure, read_cells
 from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.settings import remember_settings, settings_of
+from benchmarks.lab.settings import presets_told, settings_of, share_settings
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from policies import POLICIES
 from policies.bundle_oracle import ORACLE_BUNDLE, OracleBundle
 from policies.together import AtLevel
 from recsim_env.estimates import Estimate
-from recsim_env.files import locked
 from recsim_env.registration import PRESETS, make_simulator
 from recsim_env.types import Policy
 
@@ -293,13 +292,9 @@ def main(config: Config) -> None:
         if not make_simulator(env, device=config.device).discounts:
             raise ValueError(f"envs names {env!r}, but its slates are no bundles.")
     run = Run("bundle", config, results=config.results)
-    with locked(config.work, wait=True):
-        free = ("envs", "worlds", "agents", "seeds", "batch", "device", "threads", "ray", "results")
-        told = settings_of(config, free=(*free, "work", "cache"))
-        shops = {env: f"{PRESETS[env].reward} {PRESETS[env].shopper_options}" for env in PRESETS}
-        remember_settings(
-            config.work, told | {"shops": {env: shops[env] for env in (BUNDLE, CONTROL)}}
-        )
+    free = ("envs", "worlds", "agents", "seeds", "batch", "device", "threads", "ray", "results")
+    told = settings_of(config, free=(*free, "work", "cache"))
+    share_settings(config.work, told | {"shops": presets_told((BUNDLE, CONTROL))})
     cells = cells_of(config)
     measure(cells, config, "bundle")
     table = read_cells(cells)

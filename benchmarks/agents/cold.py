@@ -40,13 +40,12 @@ from benchmarks.lab.measuring import RowCell, keeper_of, measure, read_cells
 from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.settings import remember_settings, settings_of
+from benchmarks.lab.settings import settings_of, share_settings
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import policy_trials
 from policies import POLICIES
 from recsim_env.estimates import Estimate
-from recsim_env.files import locked
 from recsim_env.rollout import draws_for
 from recsim_env.shoppers.regulars.config import RegularsConfig
 from recsim_env.simulator import SlateSimulator
@@ -399,8 +398,7 @@ def main(config: Config) -> None:
     use_threads(config.threads)
     run = Run(config.name, config, results=config.results)
     free = ("seeds", "device", "threads", "ray", "results", "work", "cache", "agents", "worlds")
-    with locked(config.kept, wait=True):
-        remember_settings(config.kept, settings_of(config, free=free))
+    share_settings(config.kept, settings_of(config, free=free))
     cells = cells_of(config)
     measure(cells, config, config.name)
     table = read_cells(cells)

@@ -35,13 +35,12 @@ from benchmarks.lab.measuring import RowCell, keeper_of, measure, read_cells
 from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.settings import remember_settings, settings_of
+from benchmarks.lab.settings import settings_of, share_settings
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import Parameters, search_here, starts, trials_of
 from policies import POLICIES, PolicyInputs
 from recsim_env.estimates import Estimate
-from recsim_env.files import locked
 from recsim_env.rewards import REWARD_TERMS, reward_term, share_of, zero_to_one
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
@@ -344,8 +343,7 @@ def main(config: Config) -> None:
     use_threads(config.threads)
     run = Run("constraint", config, results=config.results)
     free = ("worlds", "goals", "seeds", "device", "threads", "ray", "results", "work")
-    with locked(config.work, wait=True):
-        remember_settings(config.work, settings_of(config, free=free))
+    share_settings(config.work, settings_of(config, free=free))
     cells = cells_of(config)
     measure(cells, config, "constraint")
     table = read_cells(cells)

@@ -64,7 +64,7 @@ from benchmarks.lab.options import Cells, Markets, Results
 from benchmarks.lab.places import JOURNEY, LEARNED, MARKET, PLACES, Place
 from benchmarks.lab.playing import Places, Task, end, play_cells, there
 from benchmarks.lab.run import Run
-from benchmarks.lab.settings import remember_settings, settings_of
+from benchmarks.lab.settings import settings_of, share_settings
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import policy_trials
 from policies import POLICIES
@@ -72,7 +72,7 @@ from policies.goals import checked_goals
 from policies.inputs import PolicyInputs
 from policies.learnable.conditioned import ConditionedPolicy
 from recsim_env import make_simulator
-from recsim_env.files import locked, read_json, write_json
+from recsim_env.files import read_json, write_json
 from recsim_env.settings import SHARE, Within, put
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
@@ -439,8 +439,7 @@ def main(config: Config) -> None:
     unused = "parts" if config.two else "weights"
     apart = ("markets", "ray", "report_only", "env", "goals", unused)
     told = settings_of(config, free=(*free, *apart))
-    with locked(config.folder, wait=True):
-        remember_settings(config.folder, told)
+    share_settings(config.folder, told)
     failed = []
     if not config.report_only:
         failed = play_cells(tasks_of(config), config, "frontier", Places(len(config.worlds)))

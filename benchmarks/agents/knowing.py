@@ -39,7 +39,7 @@ from benchmarks.lab.measuring import RowCell, keeper_of, measure, read_cells
 from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.settings import remember_settings, settings_of
+from benchmarks.lab.settings import presets_told, settings_of, share_settings
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import Parameters, policy_trials, starts
@@ -47,7 +47,6 @@ from policies import POLICIES, PolicyInputs
 from policies.rankers.belief import BeliefRanker
 from policies.truth import Told, readable
 from recsim_env.estimates import Estimate
-from recsim_env.files import locked
 from recsim_env.registration import PRESETS, make_simulator
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
@@ -288,11 +287,9 @@ def main(config: Config) -> None:
     use_threads(config.threads)
     run = Run("knowing", config, results=config.results)
     free = ("envs", "seeds", "batch", "device", "threads", "ray", "results", "work")
-    worlds = {
-        env: f"{PRESETS[env].reward} {PRESETS[env].shopper_options}" for env in (MARKET, REGULARS)
-    }
-    with locked(config.work, wait=True):
-        remember_settings(config.work, settings_of(config, free=free) | {"worlds": worlds})
+    share_settings(
+        config.work, settings_of(config, free=free) | {"worlds": presets_told((MARKET, REGULARS))}
+    )
     cells = cells_of(config)
     measure(cells, config, "knowing")
     table = read_cells(cells)

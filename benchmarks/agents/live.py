@@ -39,7 +39,7 @@ from benchmarks.lab.command import run_command
 from benchmarks.lab.measuring import RowCell, measure, read_cells
 from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.run import Run
-from benchmarks.lab.settings import remember_settings, settings_of
+from benchmarks.lab.settings import settings_of, share_settings
 from benchmarks.lab.threads import use_threads
 from policies import POLICIES
 from policies.inputs import PolicyInputs
@@ -303,7 +303,7 @@ def main(config: Config) -> None:
         config,
         free=("seeds", "updates", "calendars", "work", "results", "threads", "ray", "device"),
     )
-    remember_settings(config.work, shared)
+    share_settings(config.work, shared)
     run = Run("live", config, results=config.results)
     cells = cells_of(config)
     measure(cells, config, "live")

@@ -55,13 +55,13 @@ from benchmarks.lab.measuring import RowCell, measure
 from benchmarks.lab.options import Cells, Markets, Results
 from benchmarks.lab.playing import Places
 from benchmarks.lab.run import Run
-from benchmarks.lab.settings import remember_settings, settings_of
+from benchmarks.lab.settings import settings_of, share_settings
 from benchmarks.lab.shelf_log import ShelfLog, first_slates, play
 from benchmarks.lab.threads import use_threads
 from policies.shelves import HOTTEST, ShelfPolicy, Shelves
 from recsim_env import make_simulator
 from recsim_env.estimates import Estimate
-from recsim_env.files import building, locked
+from recsim_env.files import building
 from recsim_env.fitting.bar import step_bar
 from recsim_env.logs.off_policy_slates import slate_policy_value
 from recsim_env.logs.schema import read_impressions, write_impressions
@@ -422,8 +422,7 @@ def read_work(work: Path) -> pl.DataFrame:
 def main(config: Config) -> None:
     """Measure what is missing, then report on all there is."""
     use_threads(config.threads)
-    with locked(config.work, wait=True):
-        remember_settings(config.work, settings_of(config, free=FREE))
+    share_settings(config.work, settings_of(config, free=FREE))
     run = Run("ope", config, results=config.results)
     measure(cells_of(config), config, "ope")
     rows = read_work(config.work)

@@ -46,7 +46,7 @@ from benchmarks.lab.plots import BLUE, RED, level_intervals
 from benchmarks.lab.recsim_evolution import QualityRule, evolution
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.sardine_log import LOG_SEED, log_and_ranker
-from benchmarks.lab.settings import remember_settings, settings_of
+from benchmarks.lab.settings import settings_of, share_settings
 from benchmarks.lab.statistics import policy_difference, policy_mean
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
@@ -58,7 +58,7 @@ from policies.learnable.sb3 import NetworkConfig
 from policies.rankers.two_tower import TwoTowerRanker, load_two_tower, save_two_tower
 from recsim_env import noise
 from recsim_env.estimates import Estimate
-from recsim_env.files import locked, made, read_tensors, write_tensors
+from recsim_env.files import made, read_tensors, write_tensors
 from recsim_env.settings import NONE_OR_MORE, POSITIVE, SHARE, Within
 from recsim_env.shoppers.outside import OutsideSpec, environment_seeds, outside_simulator
 from recsim_env.shoppers.outside_catalog import clustered_catalog, topical_catalog
@@ -482,8 +482,7 @@ def main(config: Config) -> None:
     """
     use_threads(config.threads)
     run = Run("sardine", config, results=config.results)
-    with locked(config.work, wait=True):
-        remember_settings(config.work, settings_of(config, free=FREE))
+    share_settings(config.work, settings_of(config, free=FREE))
     cells = {env: cells_of(config, env) for env in config.envs}
     measure([cell for of_env in cells.values() for cell in of_env], config, "sardine")
     parts = [read_cells(of_env).with_columns(env=pl.lit(env)) for env, of_env in cells.items()]

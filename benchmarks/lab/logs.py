@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import torch
@@ -15,7 +16,8 @@ import recsim_env
 from benchmarks.lab import heldout
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.folders import check_apart
-from benchmarks.lab.log_checks import check_log
+from benchmarks.lab.log_checks import check_log, digest_of
+from benchmarks.lab.settings import TABLES, share_settings
 from recsim_env.catalog import Catalog
 from recsim_env.logs import complete_journey
 from recsim_env.logs.facts import FACTS_FILE, LogFacts
@@ -158,6 +160,28 @@ def need_cold_items(log: Log, folder: Path) -> Tensor:
             f"{folder} marks no items as cold, but what is judged here includes new items."
         )
     return log.catalog.cold
+
+
+def opened_log(
+    folder: Path, outputs: Mapping[str, Path], told: Mapping[str, Any], console: Console
+) -> Log:
+    """Load a log with cold items, and remember what `outputs["output"]` is filled from.
+
+    Args:
+        folder: The folder of the log.
+        outputs: The folders that the caller writes, see `ready`.
+        told: The settings that everything in the output folder shares.
+        console: Where a build is announced.
+
+    Raises:
+        FileNotFoundError: If the log lacks tables.
+        ValueError: If it has no cold items, or the output folder was filled with other settings or
+            from other tables.
+    """
+    log = Log.load(ready(folder, console, outputs))
+    need_cold_items(log, folder)
+    share_settings(outputs["output"], {**told, TABLES: digest_of(folder)})
+    return log
 
 
 def rows_of(examples: Examples, split: str, kinds: tuple[str, ...]) -> Tensor:

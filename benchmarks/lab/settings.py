@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.lab.provenance import ROOT
-from recsim_env.files import read_object, sweep, write_text
+from recsim_env.files import locked, read_object, sweep, write_text
+from recsim_env.registration import PRESETS
 
 TABLES = "tables"
 """Name of the setting that is a digest of the tables from which a folder was filled."""
@@ -107,6 +108,21 @@ def remember_settings(folder: Path, told: Mapping[str, Any]) -> None:
     check_settings(folder, told)
     sweep(folder)
     write_settings(folder, told)
+
+
+def presets_told(envs: Collection[str]) -> dict[str, str]:
+    """Reward and shoppers of registered environments, for folders that hang on them."""
+    return {env: f"{PRESETS[env].reward} {PRESETS[env].shopper_options}" for env in envs}
+
+
+def share_settings(folder: Path, told: Mapping[str, Any]) -> None:
+    """Remember the settings of a folder in which several processes may work, one after the other.
+
+    Raises:
+        ValueError: If the contents of the folder were made with other settings.
+    """
+    with locked(folder, wait=True):
+        remember_settings(folder, told)
 
 
 def read_settings(folder: Path) -> dict[str, Any]:

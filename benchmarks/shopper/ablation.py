@@ -25,14 +25,12 @@ from torch import Tensor
 
 from benchmarks.lab.command import run_command
 from benchmarks.lab.heldout import bootstrap, estimate
-from benchmarks.lab.log_checks import digest_of
-from benchmarks.lab.logs import Log, ReadsLog, need_cold_items, ready, sorted_rows
+from benchmarks.lab.logs import Log, ReadsLog, opened_log, sorted_rows
 from benchmarks.lab.options import Results
 from benchmarks.lab.run import Run
 from benchmarks.lab.settings import (
     TABLES,
     check_settings,
-    remember_settings,
     settings_of,
 )
 from benchmarks.lab.tables import markdown
@@ -119,16 +117,14 @@ def main(config: Config) -> None:
     missing = [name for name in variants if not path_of(config, name).exists()]
     if missing:
         outputs = {"output": config.output, "results": run.folder}
-        log = Log.load(ready(config.log, console, outputs))
-        cold = need_cold_items(log, config.log)
-        remember_settings(config.output, told | {TABLES: digest_of(config.log)})
+        log = opened_log(config.log, outputs, told, console)
         with console.status("replaying the log, with and without cold items"):
             hidden, full = log.examples(cold_hidden=True), log.examples(cold_hidden=False)
         for name in missing:
             began = time.perf_counter()
             model = train(config, name, log, hidden)
             calibrate(model, full, hidden)
-            scores = held_out(model, hidden, full, cold, config)
+            scores = held_out(model, hidden, full, log.cold, config)
             scores["minutes"] = [(time.perf_counter() - began) / 60]
             write_text(path_of(config, name), json.dumps(scores))
             console.print(name, {key: round(values[0], 4) for key, values in scores.items()})

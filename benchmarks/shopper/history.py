@@ -35,21 +35,19 @@ from torch import Tensor
 from agents.statistics import estimate_mean
 from benchmarks.lab.command import run_command
 from benchmarks.lab.heldout import bootstrap, estimate
-from benchmarks.lab.log_checks import digest_of
-from benchmarks.lab.logs import Log, ReadsLog, need_cold_items, ready, sorted_rows
+from benchmarks.lab.logs import Log, ReadsLog, opened_log, sorted_rows
 from benchmarks.lab.measuring import RowCell, measure, read_cells
 from benchmarks.lab.options import Cells, Results
 from benchmarks.lab.playing import check_cluster
 from benchmarks.lab.plots import BLUE, RED, intervals, panels
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.settings import TABLES, check_settings, remember_settings, settings_of
+from benchmarks.lab.settings import TABLES, check_settings, settings_of
 from benchmarks.lab.shopper_folder import write_shopper
 from benchmarks.lab.stopwatch import Clock
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import FITTING_THREADS, use_threads
 from benchmarks.speed.players import Crowd, state_bytes
 from recsim_env.estimates import Estimate
-from recsim_env.files import locked
 from recsim_env.registration import EnvConfig
 from recsim_env.settings import MOST, POSITIVE, Within
 from recsim_env.shoppers.household.examples import Examples
@@ -153,7 +151,7 @@ def ground_of(config: Config) -> Ground:
 
 
 def cells_of(config: Config) -> list[RowCell]:
-    """Every variant."""
+    """One cell for each variant, all of them in one replay of the log."""
     return [
         RowCell(
             config.output / f"{variant.name}.parquet",
@@ -183,9 +181,7 @@ def main(config: Config) -> None:
     cells = cells_of(config)
     if not all(cell.path.exists() for cell in cells):
         outputs = {"output": config.output, "results": run.folder}
-        need_cold_items(Log.load(ready(config.log, Console(), outputs)), config.log)
-        with locked(config.output, wait=True):
-            remember_settings(config.output, told | {TABLES: digest_of(config.log)})
+        opened_log(config.log, outputs, told, Console())
         measure(cells, config, "history")
     rows = pl.concat([read_cells(cells), pl.DataFrame(timed(config), schema=ROW)])
     run.publish(rows, report(rows))

@@ -43,12 +43,17 @@ from benchmarks.lab.cold_rows import (
 from benchmarks.lab.command import run_command
 from benchmarks.lab.encoders import ENCODERS, encode
 from benchmarks.lab.heldout import bootstrap, over_fits, samples_by_fit
-from benchmarks.lab.log_checks import digest_of
-from benchmarks.lab.logs import Log, ReadsLog, need_cold_items, ready, rows_of, sorted_rows
+from benchmarks.lab.logs import (
+    Log,
+    ReadsLog,
+    opened_log,
+    rows_of,
+    sorted_rows,
+)
 from benchmarks.lab.options import Results, Threads
 from benchmarks.lab.plots import intervals, panels
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.settings import TABLES, check_settings, remember_settings, settings_of
+from benchmarks.lab.settings import TABLES, check_settings, settings_of
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.shopper.baselines import platt
@@ -119,9 +124,8 @@ def main(config: Config) -> None:
     ]
     missing = [cell for cell in cells if not cell.path(config.output).exists()]
     if missing:
-        log = Log.load(ready(config.log, console, {"output": config.output, "results": run.folder}))
-        need_cold_items(log, config.log)
-        remember_settings(config.output, told | {TABLES: digest_of(config.log)})
+        outputs = {"output": config.output, "results": run.folder}
+        log = opened_log(config.log, outputs, told, console)
         play(missing, log, config)
     found = [row for cell in cells for row in read_json(cell.path(config.output))]
     table = pl.DataFrame(found, schema=ROW)

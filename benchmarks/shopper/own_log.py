@@ -45,7 +45,7 @@ from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.playing import Task, end, play_cells, there
 from benchmarks.lab.plots import BLUE, RED, level_intervals
 from benchmarks.lab.run import Report, Run, read_summary
-from benchmarks.lab.settings import remember_settings, settings_of
+from benchmarks.lab.settings import settings_of, share_settings
 from benchmarks.lab.shops import fit_ranker_of
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
@@ -463,8 +463,7 @@ def main(config: Config) -> None:
     """Measure what is missing, then report on all there is."""
     use_threads(config.threads)
     free = ("parts", "worlds", "cases", "device", "threads", "ray", "markets", "work", "results")
-    with locked(config.work, wait=True):
-        remember_settings(config.work, settings_of(config, free=free))
+    share_settings(config.work, settings_of(config, free=free))
     run = Run("own_log", config, results=config.results)
     failed = play_cells(tasks_of(config), config, "own_log")
     rows = with_verdicts(read_work(config).sort("world", "case", "contender"), config.work)

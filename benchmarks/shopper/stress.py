@@ -40,7 +40,7 @@ from benchmarks.lab.measuring import RowCell, measure, read_cells
 from benchmarks.lab.options import Cells, Results
 from benchmarks.lab.plots import BLUE, GREY, level_intervals
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.settings import remember_settings, settings_of
+from benchmarks.lab.settings import settings_of, share_settings
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import policy_trials
@@ -49,7 +49,6 @@ from policies.inputs import Ranker
 from recsim_env import SlateSimulator
 from recsim_env.catalog import Catalog
 from recsim_env.estimates import Estimate
-from recsim_env.files import locked
 from recsim_env.logs.sessions import Sessions, replay
 from recsim_env.metrics import auc, log_loss
 from recsim_env.noise import Stream, episode_key, uniform
@@ -318,8 +317,7 @@ def main(config: Config) -> None:
     """
     use_threads(config.threads)
     free = ("shares", "threads", "ray", "results", "work", "markets")
-    with locked(config.work, wait=True):
-        remember_settings(config.work, settings_of(config, free=free))
+    share_settings(config.work, settings_of(config, free=free))
     run = Run("stress", config, results=config.results)
     cells = cells_of(config)
     measure(cells, config, "stress")

@@ -42,11 +42,16 @@ from benchmarks.lab.cold_rows import (
 from benchmarks.lab.command import run_command
 from benchmarks.lab.encoders import encode
 from benchmarks.lab.heldout import Rows, bootstrap, over_fits, samples_by_fit
-from benchmarks.lab.log_checks import digest_of
-from benchmarks.lab.logs import Log, ReadsLog, need_cold_items, ready, rows_of, sorted_rows
+from benchmarks.lab.logs import (
+    Log,
+    ReadsLog,
+    opened_log,
+    rows_of,
+    sorted_rows,
+)
 from benchmarks.lab.options import Results, Threads
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.settings import TABLES, check_settings, remember_settings, settings_of
+from benchmarks.lab.settings import TABLES, check_settings, settings_of
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.teacher import (
     BASES,
@@ -169,9 +174,8 @@ def main(config: Config) -> None:
     ]
     missing = [cell for cell in cells if not cell.path(config.output).exists()]
     if missing:
-        log = Log.load(ready(config.log, console, {"output": config.output, "results": run.folder}))
-        need_cold_items(log, config.log)
-        remember_settings(config.output, told | {TABLES: digest_of(config.log)})
+        outputs = {"output": config.output, "results": run.folder}
+        log = opened_log(config.log, outputs, told, console)
         split = Split.of(log, config)
         for cell in missing:
             console.print(f"{cell.name}: fitting head and teacher")
@@ -401,6 +405,7 @@ def report(rows: pl.DataFrame) -> Report:
     for (base, number), own in sorted(rows.group_by("base", "rows"), key=lambda part: str(part[0])):
         households = int(_mean(own, "head", "households"))
         for way in WAYS:
+            # What the way scores, and less the head.
             key = f"{base}/{number or 'all'}/{way}"
             found = {what: samples_by_fit(_rows_of(own, way, what)) for what in METRICS}
             for what, each in found.items():
@@ -408,6 +413,8 @@ def report(rows: pl.DataFrame) -> Report:
                 if way != "head":
                     less = each - samples_by_fit(_rows_of(own, "head", what))
                     summary[f"{key}/{what}_minus_head"] = over_fits(less, households)
+
+            # Its line of the table.
             ms = 1e3 * _mean(own, way, "seconds")
             summary[f"{key}/ms"] = Estimate(ms, float("nan"), float("nan"), own["seed"].n_unique())
             lines.append(
