@@ -1,6 +1,7 @@
 """What page, query and cart are worth in the market of whole visits, with and without training.
 
     python -m benchmarks.agents.visit
+    python -m benchmarks.agents.visit --ray auto   # on the machines of a Ray cluster
 
 In `MarketVisit-v0` and in its control, where neither scenario nor cart changes anything, the same
 shoppers meet two groups of contenders.
@@ -27,10 +28,10 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import polars as pl
 import torch
 from torch import Tensor
 
@@ -51,19 +52,18 @@ from benchmarks.agents.visit_report import (
     UNIFORM,
     report,
 )
-from benchmarks.lab.cells import json_at
 from benchmarks.lab.command import run_command
-from benchmarks.lab.options import Device, Results, Threads
+from benchmarks.lab.measuring import RowCell, measure, read_cells
+from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.run import Run
 from benchmarks.lab.scenarios import PerScenario, blind_inputs
-from benchmarks.lab.settings import remember_settings, settings_of
+from benchmarks.lab.settings import presets_told, settings_of, share_settings
 from benchmarks.lab.threads import use_threads
 from policies import POLICIES
 from policies.composer import Composer
 from policies.oracles import OracleMyopic
 from policies.slates import top_slates
 from recsim_env import checks
-from recsim_env.files import locked
 from recsim_env.registration import PRESETS, make_simulator
 from recsim_env.settings import MOST
 from recsim_env.shoppers.visits.pages import SCENARIOS
@@ -84,7 +84,7 @@ Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
-class Config(Device, Threads, Results):
+class Config(Device, Cells, Results):
     """Measure what page, query and cart are worth, to cues and to trained agents."""
 
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"envs": PRESETS, "agents": TRAINED}
@@ -206,7 +206,7 @@ def untrained(config: Config, env: str, site: Site) -> list[Row]:
     return rows
 
 
-def trained(config: Config, env: str, site: Site, name: str, seed: int) -> list[Row]:
+def trained(config: Config, env: str, name: str, seed: int, site: Site) -> list[Row]:
     """The rows of a contender that is trained with a seed."""
     if name in SPECIALISTS:
         parts = SPECIALISTS[name]
@@ -262,7 +262,7 @@ def main(config: Config) -> None:
     Raises:
         ValueError: If the pages of an environment have no scenario, there are too few shoppers, or
             the folder holds other measurements.
-        RuntimeError: If another process measures in the same folder.
+        SystemExit: If a cell failed, or another process measures one.
     """
     use_threads(config.threads)
     checks.whole("shoppers", config.shoppers, len(SCENARIOS), MOST)
@@ -270,39 +270,34 @@ def main(config: Config) -> None:
         if "scenario" not in make_simulator(env, device=config.device).observation_space.spaces:
             raise ValueError(f"envs names {env!r}, but its pages have no scenario.")
     run = Run("visit", config, results=config.results)
-    with locked(config.work):
-        free = ("envs", "agents", "seeds", "batch", "device", "threads", "results", "work", "cache")
-        told = settings_of(config, free=free)
-        shops = {env: f"{PRESETS[env].reward} {PRESETS[env].shopper_options}" for env in PRESETS}
-        remember_settings(
-            config.work, told | {"shops": {env: shops[env] for env in (VISIT, CONTROL)}}
-        )
-        rows = [row for env in config.envs for row in _rows_of(config, env)]
-    table = pl.DataFrame(rows, infer_schema_length=None)
+    free = ("envs", "agents", "seeds", "batch", "device", "threads", "ray", "results")
+    told = settings_of(config, free=(*free, "work", "cache"))
+    share_settings(config.work, told | {"shops": presets_told((VISIT, CONTROL))})
+    cells = cells_of(config)
+    measure(cells, config, "visit")
+    table = read_cells(cells)
     run.publish(table, report(table))
 
 
-def _rows_of(config: Config, env: str) -> list[Row]:
-    """The rows of an environment: those that are kept, and those that are measured now."""
-    folder = config.work / env.split("/")[-1].lower()
-    opened: list[Site] = []
+def cells_of(config: Config) -> list[RowCell]:
+    """The policies of every environment that are not trained, and every training there."""
+    cells = []
+    for env in config.envs:
+        rows = {"untrained": partial(untrained, config, env)}
+        for name in config.agents:
+            for seed in config.seeds:
+                rows[f"{FILES[name]}-seed{seed}"] = partial(trained, config, env, name, seed)
+        folder = config.work / env.split("/")[-1].lower()
+        cells += [
+            RowCell(folder / f"{name}.json", env, partial(site_of, config, env), measured)
+            for name, measured in rows.items()
+        ]
+    return cells
 
-    def site() -> Site:
-        """The environment, opened when something is measured there first."""
-        if not opened:
-            place = open_place(env, slates=config.slates, cache=config.cache, device=config.device)
-            opened.append(place)
-        return opened[0]
 
-    rows = json_at(folder / "untrained.json", lambda: untrained(config, env, site()))
-    for name in config.agents:
-        for seed in config.seeds:
-
-            def measure(name: str = name, seed: int = seed) -> list[Row]:
-                return trained(config, env, site(), name, seed)
-
-            rows += json_at(folder / f"{FILES[name]}-seed{seed}.json", measure)
-    return rows
+def site_of(config: Config, env: str) -> Site:
+    """Open an environment with its log and ranker, which are made where they are missing."""
+    return open_place(env, slates=config.slates, cache=config.cache, device=config.device)
 
 
 if __name__ == "__main__":

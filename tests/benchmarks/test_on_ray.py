@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -15,11 +14,10 @@ import pytest
 from benchmarks.lab.options import Cells
 from benchmarks.lab.playing import play_cells
 from recsim_env.files import read_json
+from recsim_env.rewards import REWARD_TERMS
 from tests.benchmarks.test_commands import CONFIGURED
 from tests.support.small_commands import SMALL
 
-EVERY_COMMAND = "RECSIM_EVERY_COMMAND_ON_RAY"
-"""Environment variable with which every command is played on a cluster in the tests."""
 OTHERS = {"league", "frontier", "transfer", "tune", "tune_agents"}
 """Commands with `--ray` whose cells have tests of their own."""
 
@@ -53,35 +51,37 @@ def files_in(work: Path) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="module")
-def played(cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder in which all commands were played, by this process and on a cluster."""
-    folder = tmp_path_factory.mktemp("commands")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        for where, ray in (("here", None), ("ray", cluster)):
-            tasks = [
-                task
-                for command, small in SMALL.items()
-                for task in small.tasks(small.config(Path(where) / command))
-            ]
-            assert play_cells(tasks, Cells(threads=1, ray=ray), where) == []
-        yield folder
+def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The working folder of all commands, with the logs and rankers that they share."""
+    return tmp_path_factory.mktemp("commands")
 
 
-@pytest.mark.skipif(
-    not os.environ.get(EVERY_COMMAND),
-    reason=f"plays every command twice, for minutes: set {EVERY_COMMAND}; "
-    "tests/benchmarks/lab/test_playing.py tests clusters themselves",
-)
+@pytest.fixture
+def own_terms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Reward terms that a command registers in this process are gone after the test."""
+    before = dict(REWARD_TERMS)
+    monkeypatch.setattr(REWARD_TERMS, "_sources", dict(REWARD_TERMS._sources))
+    yield
+    REWARD_TERMS.clear()
+    REWARD_TERMS.update(before)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", SMALL)
-def test_rows_of_a_cluster_equal_those_of_one_process(command: str, played: Path) -> None:
-    here, there = (files_in(played / where / command) for where in ("here", "ray"))
+def test_rows_of_a_cluster_equal_those_of_one_process(
+    command: str, cluster: str, caches: Path, own_terms: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(caches)
+    small = SMALL[command]
+    for where, ray in (("here", None), ("ray", cluster)):
+        tasks = small.tasks(small.config(Path(where) / command))
+        assert play_cells(tasks, Cells(threads=1, ray=ray), where) == []
+    here, there = (files_in(caches / where / command) for where in ("here", "ray"))
     assert here.keys() == there.keys()
     assert len(here) >= 2
     for name, path in here.items():
         assert rows_in(path) == rows_in(there[name]), name
-    assert not list((played / "ray" / command).rglob("unfinished"))
+    assert not list((caches / "ray" / command).rglob("unfinished"))
 
 
 def test_every_command_with_cells_is_played_in_small() -> None:

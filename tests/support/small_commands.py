@@ -17,7 +17,17 @@ import torch
 from agents.ppo.agents import PPOComposerConfig
 from agents.ppo.config import PPOConfig
 from agents.ppo.constrained import ConstrainedConfig
-from benchmarks.agents import bundle, cold, constraint, knowing, live, ope, sardine
+from benchmarks.agents import (
+    bundle,
+    cold,
+    constraint,
+    knowing,
+    live,
+    ope,
+    sardine,
+    visit,
+    visit_report,
+)
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.measuring import Cell
 from benchmarks.lab.playing import Task
@@ -223,6 +233,21 @@ def small_stress(work: Path) -> stress.Config:
     )
 
 
+def small_visit(work: Path) -> visit.Config:
+    return visit.Config(
+        envs=(visit.VISIT,),
+        agents=(visit_report.SHARED,),
+        seeds=(0, 1),
+        steps=2_000,
+        shoppers=8,
+        slates=300,
+        tuning_episodes=4,
+        episodes=4,
+        work=work,
+        device="cpu",
+    )
+
+
 def cells_of_sardine(config: sardine.Config) -> list[Cell]:
     return [cell for env in config.envs for cell in sardine.cells_of(config, env)]
 
@@ -249,6 +274,7 @@ SMALL: Mapping[str, Small] = {
     "benchmarks.agents.live": Small(small_live, tasks(live.cells_of)),
     "benchmarks.agents.ope": Small(small_ope, tasks(ope.cells_of)),
     "benchmarks.agents.sardine": Small(small_sardine, tasks(cells_of_sardine)),
+    "benchmarks.agents.visit": Small(small_visit, tasks(visit.cells_of)),
     "benchmarks.shopper.history": Small(small_history, tasks(history.cells_of)),
     "benchmarks.shopper.own_log": Small(small_own_log, own_log.tasks_of),
     "benchmarks.shopper.stress": Small(small_stress, tasks(stress.cells_of)),
