@@ -10,6 +10,7 @@ from typing import Any
 
 import polars as pl
 import pytest
+import torch
 
 from benchmarks.lab.options import Cells
 from benchmarks.lab.playing import play_cells
@@ -66,10 +67,20 @@ def own_terms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     REWARD_TERMS.update(before)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """This process has one thread, as a worker of the cluster has."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("own_terms", "one_thread")
 @pytest.mark.parametrize("command", SMALL)
 def test_rows_of_a_cluster_equal_those_of_one_process(
-    command: str, cluster: str, caches: Path, own_terms: None, monkeypatch: pytest.MonkeyPatch
+    command: str, cluster: str, caches: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(caches)
     small = SMALL[command]
