@@ -16,6 +16,7 @@ import torch
 from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
@@ -168,6 +169,8 @@ def _make(
     model = algorithm(
         SlateActorCritic, seen, **options, policy_kwargs=policy, seed=seed, device=device
     )
+    # Stable-Baselines3's own logger makes a folder for temporary files at every call of `learn`.
+    model.set_logger(Logger(folder=None, output_formats=[]))
     if isinstance(env, ConditionedVecEnv):  # one tensor, which weights and checkpoints hold
         env.goal_units = cast(ConditionedActor, model.policy.actor).goal_units
     return model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import random
 import re
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -121,6 +122,17 @@ def test_two_seeded_runs_are_equal_and_another_seed_is_not(make: Any) -> None:
         model.learn(16 * 4 * 3)
     assert_same(weights(one), weights(two))
     assert any(not torch.equal(value, weights(three)[name]) for name, value in weights(one).items())
+
+
+@MODELS
+def test_training_leaves_no_folders_behind(
+    make: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    model = make()
+    for first in (True, False):
+        model.learn(16 * 4, reset_num_timesteps=first)
+    assert not list(tmp_path.iterdir())
 
 
 def numpy_state() -> list[int]:
