@@ -292,8 +292,7 @@ def main(config: Config) -> None:
         if not make_simulator(env, device=config.device).discounts:
             raise ValueError(f"envs names {env!r}, but its slates are no bundles.")
     run = Run("bundle", config, results=config.results)
-    free = ("envs", "worlds", "agents", "seeds", "batch", "device", "threads", "ray", "results")
-    told = settings_of(config, free=(*free, "work", "cache"))
+    told = settings_of(config, free=("envs", "worlds", "agents", "seeds", "batch"))
     share_settings(config.work, told | {"shops": presets_told((BUNDLE, CONTROL))})
     cells = cells_of(config)
     measure(cells, config, "bundle")

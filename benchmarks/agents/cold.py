@@ -397,8 +397,7 @@ def main(config: Config) -> None:
     """
     use_threads(config.threads)
     run = Run(config.name, config, results=config.results)
-    free = ("seeds", "device", "threads", "ray", "results", "work", "cache", "agents", "worlds")
-    share_settings(config.kept, settings_of(config, free=free))
+    share_settings(config.kept, settings_of(config, free=("seeds", "agents", "worlds")))
     cells = cells_of(config)
     measure(cells, config, config.name)
     table = read_cells(cells)

@@ -342,8 +342,7 @@ def main(config: Config) -> None:
     """
     use_threads(config.threads)
     run = Run("constraint", config, results=config.results)
-    free = ("worlds", "goals", "seeds", "device", "threads", "ray", "results", "work")
-    share_settings(config.work, settings_of(config, free=free))
+    share_settings(config.work, settings_of(config, free=("worlds", "goals", "seeds")))
     cells = cells_of(config)
     measure(cells, config, "constraint")
     table = read_cells(cells)

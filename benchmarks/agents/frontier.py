@@ -435,11 +435,9 @@ def main(config: Config) -> None:
         check_served(config)
     name = "-".join(["frontier", config.own]) if config.own else "frontier"
     run = Run(name, config, results=config.results)
-    free = ("contenders", "worlds", "seeds", "batch", "device", "threads", "results", "work")
+    free = ("contenders", "worlds", "seeds", "batch", "report_only", "env", "goals")
     unused = "parts" if config.two else "weights"
-    apart = ("markets", "ray", "report_only", "env", "goals", unused)
-    told = settings_of(config, free=(*free, *apart))
-    share_settings(config.folder, told)
+    share_settings(config.folder, settings_of(config, free=(*free, unused)))
     failed = []
     if not config.report_only:
         failed = play_cells(tasks_of(config), config, "frontier", Places(len(config.worlds)))

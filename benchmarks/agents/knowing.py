@@ -286,10 +286,8 @@ def main(config: Config) -> None:
     """
     use_threads(config.threads)
     run = Run("knowing", config, results=config.results)
-    free = ("envs", "seeds", "batch", "device", "threads", "ray", "results", "work")
-    share_settings(
-        config.work, settings_of(config, free=free) | {"worlds": presets_told((MARKET, REGULARS))}
-    )
+    told = settings_of(config, free=("envs", "seeds", "batch"))
+    share_settings(config.work, told | {"worlds": presets_told((MARKET, REGULARS))})
     cells = cells_of(config)
     measure(cells, config, "knowing")
     table = read_cells(cells)

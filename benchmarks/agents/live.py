@@ -299,11 +299,7 @@ def main(config: Config) -> None:
         SystemExit: If a cell failed, or another process plays one.
     """
     use_threads(config.threads)
-    shared = settings_of(
-        config,
-        free=("seeds", "updates", "calendars", "work", "results", "threads", "ray", "device"),
-    )
-    share_settings(config.work, shared)
+    share_settings(config.work, settings_of(config, free=("seeds", "updates", "calendars")))
     run = Run("live", config, results=config.results)
     cells = cells_of(config)
     measure(cells, config, "live")

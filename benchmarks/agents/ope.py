@@ -137,10 +137,6 @@ class Config(Markets, Cells, Results):
     """Folder of what was measured so far, which is not measured again; delete it to start anew."""
 
 
-FREE = ("sizes", "seeds", "fits", "other", "device", "threads", "ray", "markets", "work", "results")
-"""Settings in which runs that share a work folder may differ."""
-
-
 class Opened:
     """A market with its policies."""
 
@@ -422,7 +418,7 @@ def read_work(work: Path) -> pl.DataFrame:
 def main(config: Config) -> None:
     """Measure what is missing, then report on all there is."""
     use_threads(config.threads)
-    share_settings(config.work, settings_of(config, free=FREE))
+    share_settings(config.work, settings_of(config, free=("sizes", "seeds", "fits", "other")))
     run = Run("ope", config, results=config.results)
     measure(cells_of(config), config, "ope")
     rows = read_work(config.work)

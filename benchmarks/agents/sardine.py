@@ -77,10 +77,6 @@ TUNED = ("mmr", "cap", "reward_greedy", "constant", "constant_budget", "constant
 """Re-rankers whose parameters are searched."""
 
 
-FREE = ("envs", "seeds", "threads", "ray", "work", "results")
-"""Settings in which runs that share a work folder may differ."""
-
-
 @dataclass(frozen=True)
 class Config(Cells, Results):
     """Train agents on one part of SARDINE's users, and compare them on another part."""
@@ -482,7 +478,7 @@ def main(config: Config) -> None:
     """
     use_threads(config.threads)
     run = Run("sardine", config, results=config.results)
-    share_settings(config.work, settings_of(config, free=FREE))
+    share_settings(config.work, settings_of(config, free=("envs", "seeds")))
     cells = {env: cells_of(config, env) for env in config.envs}
     measure([cell for of_env in cells.values() for cell in of_env], config, "sardine")
     parts = [read_cells(of_env).with_columns(env=pl.lit(env)) for env, of_env in cells.items()]

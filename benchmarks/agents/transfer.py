@@ -45,7 +45,7 @@ from benchmarks.lab.options import Cells, Markets, Results
 from benchmarks.lab.playing import Task, end, play_cells, there
 from benchmarks.lab.run import Run
 from benchmarks.lab.saved import load_actor, save_actor
-from benchmarks.lab.settings import remember_settings, settings_of
+from benchmarks.lab.settings import settings_of, share_settings
 from benchmarks.lab.threads import use_threads
 from policies import PolicyInputs
 from recsim_env.files import building
@@ -122,22 +122,7 @@ class Config(Markets, Cells, Results):
     """Folder of what was measured so far, which is not measured again; delete it to start anew."""
 
 
-FREE = (
-    "part",
-    "worlds",
-    "seeds",
-    "slates",
-    "mixture",
-    "sizes",
-    "mixtures",
-    "pessimism",
-    "device",
-    "threads",
-    "ray",
-    "markets",
-    "work",
-    "results",
-)
+FREE = ("part", "worlds", "seeds", "slates", "mixture", "sizes", "mixtures", "pessimism")
 """Settings in which runs that share a work folder may differ."""
 
 
@@ -460,7 +445,7 @@ def read_work(work: Path) -> pl.DataFrame:
 def main(config: Config) -> None:
     """Measure what is missing, then report on all there is."""
     use_threads(config.threads)
-    remember_settings(config.work, settings_of(config, free=FREE))
+    share_settings(config.work, settings_of(config, free=FREE))
     run = Run("transfer", config, results=config.results)
     failed = measure(config, cells(config))
     rows = read_work(config.work)

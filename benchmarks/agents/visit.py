@@ -270,8 +270,7 @@ def main(config: Config) -> None:
         if "scenario" not in make_simulator(env, device=config.device).observation_space.spaces:
             raise ValueError(f"envs names {env!r}, but its pages have no scenario.")
     run = Run("visit", config, results=config.results)
-    free = ("envs", "agents", "seeds", "batch", "device", "threads", "ray", "results")
-    told = settings_of(config, free=(*free, "work", "cache"))
+    told = settings_of(config, free=("envs", "agents", "seeds", "batch"))
     share_settings(config.work, told | {"shops": presets_told((VISIT, CONTROL))})
     cells = cells_of(config)
     measure(cells, config, "visit")

@@ -43,7 +43,7 @@ from benchmarks.lab.places import (
     Place,
 )
 from benchmarks.lab.saved import save_actor
-from benchmarks.lab.settings import presets_told, remember_settings, settings_of
+from benchmarks.lab.settings import presets_told, settings_of, share_settings
 from benchmarks.lab.tuning import SPECIAL_CASES, policy_trials, starts
 from benchmarks.lab.where import Elsewhere, There, told_options
 from policies import POLICIES
@@ -265,7 +265,7 @@ def check_work(league: CellSettings) -> None:
         told["place"] = place.where.about
     markets = {place.env for place in PLACES.values() if place.oracles} & PRESETS.keys()
     told["markets"] = presets_told(sorted(markets))
-    remember_settings(league.work, told)
+    share_settings(league.work, told)
 
 
 @dataclass(frozen=True)

@@ -462,8 +462,7 @@ def draw(rows: pl.DataFrame) -> Figure:
 def main(config: Config) -> None:
     """Measure what is missing, then report on all there is."""
     use_threads(config.threads)
-    free = ("parts", "worlds", "cases", "device", "threads", "ray", "markets", "work", "results")
-    share_settings(config.work, settings_of(config, free=free))
+    share_settings(config.work, settings_of(config, free=("parts", "worlds", "cases")))
     run = Run("own_log", config, results=config.results)
     failed = play_cells(tasks_of(config), config, "own_log")
     rows = with_verdicts(read_work(config).sort("world", "case", "contender"), config.work)

@@ -316,8 +316,7 @@ def main(config: Config) -> None:
         SystemExit: If a cell failed, or another process measures one.
     """
     use_threads(config.threads)
-    free = ("shares", "threads", "ray", "results", "work", "markets")
-    share_settings(config.work, settings_of(config, free=free))
+    share_settings(config.work, settings_of(config, free=("shares",)))
     run = Run("stress", config, results=config.results)
     cells = cells_of(config)
     measure(cells, config, "stress")

@@ -130,10 +130,6 @@ class Config(ReadsLog, Threads, Results):
     are large."""
 
 
-FREE = ("bases", "rows", "seeds", "output", "results", "threads")
-"""Options in which commands that share an output folder may differ."""
-
-
 @dataclass(frozen=True)
 class Cell:
     """A model, a number of rows of the log, and a seed."""
@@ -164,7 +160,7 @@ def main(config: Config) -> None:
     """
     use_threads(config.threads)
     run, console = Run("teacher", config, results=config.results), Console()
-    told = settings_of(config, free=FREE)
+    told = settings_of(config, free=("bases", "rows", "seeds", "output"))
     check_settings(config.output, told, free=(TABLES,))
     cells = [
         Cell(base, rows, seed)
