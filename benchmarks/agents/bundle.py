@@ -26,7 +26,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
-from matplotlib.figure import Figure
 
 from agents import AGENTS, TrainingSetup
 from agents.evaluate import evaluate
@@ -269,14 +268,8 @@ def report(rows: pl.DataFrame) -> Report:
                 less = summary[f"{name}/{policy}_minus_{SINGLES}".replace(" ", "_")]
                 drawn.append((f"{name}: {policy}", less, BLUE if policy in AGENTS else INK))
             lines.append(line)
-    return Report(markdown(lines), summary, picture(drawn))
-
-
-def picture(lines: list[tuple[str, Estimate, str]]) -> Figure:
-    """Draw what everybody earns more than the best single items, with intervals."""
-    figure = level_intervals(lines, f"return of an episode, less that of {SINGLES}")
-    figure.axes[0].axvline(0, color=INK, linewidth=0.8)
-    return figure
+    figure = level_intervals(drawn, f"return of an episode, less that of {SINGLES}", mark=0)
+    return Report(markdown(lines), summary, figure)
 
 
 def main(config: Config) -> None:

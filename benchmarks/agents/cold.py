@@ -29,7 +29,6 @@ import gymnasium
 import numpy as np
 import polars as pl
 import torch
-from matplotlib.figure import Figure
 
 from agents import AGENTS, TrainingSetup
 from agents.places import REPORTED_SEED, TUNING_SEED, Site, open_place, seeds
@@ -331,10 +330,12 @@ def report(rows: pl.DataFrame) -> Report:
                 )
                 summary[f"{world}/{agent}, {name}"] = line[name] = found
                 if name == OF_EXPLORING:
-                    drawn.append((f"{agent}, {world}", found, _colour(world)))
+                    colour = BLUE if world == COLD else INK
+                    drawn.append((f"{agent}, {world}", found, colour))
             gains.append(line)
     table = f"{markdown(lines)}\n\n{markdown(gains)}"
-    return Report(table, summary, picture(drawn))
+    label = "return of ten visits above that without exploring"
+    return Report(table, summary, level_intervals(drawn, label, mark=0))
 
 
 def _line(
@@ -354,17 +355,6 @@ def _line(
     for name, values in figures.items():
         summary[f"{world}/{agent}/{name}"] = line[name] = estimate_mean(values)
     return line
-
-
-def _colour(world: str) -> str:
-    return BLUE if world == COLD else INK
-
-
-def picture(lines: list[tuple[str, Estimate, str]]) -> Figure:
-    """Draw what exploring brings with its interval, in both worlds."""
-    figure = level_intervals(lines, "return of ten visits above that without exploring")
-    figure.axes[0].axvline(0, color=INK, linewidth=0.8)
-    return figure
 
 
 def path_of(config: Config, world: str, seed: int, agent: str) -> Path:

@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import polars as pl
-from matplotlib.figure import Figure
 
 from agents import AGENTS, TrainingSetup
 from agents.places import REPORTED_SEED, TUNING_SEED, Site, open_place, seeds
@@ -298,14 +297,8 @@ def report(rows: pl.DataFrame) -> Report:
             if policy != GREEDY:
                 colour = BLUE if policy == AGENT else INK
                 drawn.append((f"{goal}, world {world}: {policy}", kept, colour))
-    return Report(markdown(lines), summary, picture(drawn))
-
-
-def picture(lines: list[tuple[str, Estimate, str]]) -> Figure:
-    """Draw the share of batches within the limit, of every policy with its interval."""
-    figure = level_intervals(lines, "share of fresh batches within the limit")
-    figure.axes[0].axvline(0.95, color=INK, linewidth=0.8)
-    return figure
+    figure = level_intervals(drawn, "share of fresh batches within the limit", mark=0.95)
+    return Report(markdown(lines), summary, figure)
 
 
 def folder_of(config: Config, world: int, name: str) -> Path:

@@ -25,7 +25,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
-from matplotlib.figure import Figure
 
 from agents import AGENTS, TrainingSetup
 from agents.evaluate import evaluate
@@ -243,14 +242,8 @@ def report(rows: pl.DataFrame) -> Report:
         line["constants suffice"] = bool(value.value < ENOUGH)
         lines.append(line)
         drawn.append((name, value, BLUE if value.value >= ENOUGH else INK))
-    return Report(markdown(lines), summary, picture(drawn))
-
-
-def picture(lines: list[tuple[str, Estimate, str]]) -> Figure:
-    """Draw the value of knowing of every environment with its interval."""
-    figure = level_intervals(lines, "value of knowing the shopper, as a share of the return")
-    figure.axes[0].axvline(0, color=INK, linewidth=0.8)
-    return figure
+    label = "value of knowing the shopper, as a share of the return"
+    return Report(markdown(lines), summary, level_intervals(drawn, label, mark=0))
 
 
 def folder_of(config: Config, env: str) -> Path:

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 import polars as pl
-from matplotlib.figure import Figure
 
 from agents.statistics import Floats, estimate_mean, over_training_seeds, paired_difference
-from benchmarks.lab.plots import BLUE, GREEN, INK, level_intervals
+from benchmarks.lab.plots import BLUE, GREEN, level_intervals
 from benchmarks.lab.run import Report
 from benchmarks.lab.tables import markdown
 from recsim_env.estimates import Estimate
@@ -104,11 +103,5 @@ def report(rows: pl.DataFrame) -> Report:
             colour = GREEN if policy in TRAINED else BLUE
             drawn.append((f"{name}: {figure.replace('_', ' ')}", found, colour))
         gains.append(line)
-    return Report(f"{markdown(means)}\n{markdown(gains)}", summary, picture(drawn))
-
-
-def picture(lines: list[tuple[str, Estimate, str]]) -> Figure:
-    """Draw what cues, complements, training, seeing and sharing bring, with intervals."""
-    figure = level_intervals(lines, "difference of returns")
-    figure.axes[0].axvline(0, color=INK, linewidth=0.8)
-    return figure
+    drawing = level_intervals(drawn, "difference of returns", mark=0)
+    return Report(f"{markdown(means)}\n{markdown(gains)}", summary, drawing)

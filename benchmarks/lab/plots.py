@@ -73,12 +73,20 @@ def intervals(
     axes.vlines(places, low, high, color=colour, linewidth=1.2)
 
 
-def level_intervals(lines: Sequence[tuple[str, Estimate, str]], label: str) -> Figure:
+def level_intervals(
+    lines: Sequence[tuple[str, Estimate, str]],
+    label: str,
+    *,
+    mark: float | None = None,
+    ink: str = INK,
+) -> Figure:
     """Draw estimates below each other, each with its name, interval and colour.
 
     Args:
         lines: Name, estimate and colour of each line, from above.
         label: What the estimates are.
+        mark: Where a thin vertical line stands, such as 0 for no difference.
+        ink: The colour of that line.
     """
     figure, (axes,) = panels(8, 0.42 * len(lines) + 1.2)
     for place, (_, value, colour) in enumerate(reversed(lines)):
@@ -88,6 +96,8 @@ def level_intervals(lines: Sequence[tuple[str, Estimate, str]], label: str) -> F
     axes.set_xlabel(label)
     plain(axes, "x")
     axes.spines["left"].set_visible(False)
+    if mark is not None:
+        axes.axvline(mark, color=ink, linewidth=0.8)
     return figure
 
 

@@ -26,7 +26,7 @@ from benchmarks.lab.command import run_command
 from benchmarks.lab.heldout import estimate
 from benchmarks.lab.logs import SHIPPED_SHOPPER
 from benchmarks.lab.options import Results, Threads
-from benchmarks.lab.plots import BLUE, INK, level_intervals
+from benchmarks.lab.plots import BLUE, level_intervals
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
@@ -367,9 +367,7 @@ def picture(summary: dict[str, Estimate]) -> Figure:
         ("hit@50 never bought, above lift", summary["visit.cart_new_hit50_minus_lift"], BLUE),
         ("hit@50 never bought, above no cart", summary["cart_brings/new_hit50"], BLUE),
     ]
-    figure = level_intervals(lines, "difference in the share of hidden items that are hit")
-    figure.axes[0].axvline(0, color=INK, linewidth=0.8)
-    return figure
+    return level_intervals(lines, "difference in the share of hidden items that are hit", mark=0)
 
 
 def main(config: Config) -> None:

@@ -27,7 +27,6 @@ from typing import Any, ClassVar
 
 import polars as pl
 import torch
-from matplotlib.figure import Figure
 
 from agents.evaluate import evaluate
 from agents.places import REPORTED_SEED, TUNING_SEED, Site, seeds
@@ -291,9 +290,8 @@ def report(rows: pl.DataFrame) -> Report:
                 colour = BLUE if agent == TUNED else GREY
                 drawn.append((f"{share:.0%} {kind}: {agent}", less, colour))
         lines.append(line)
-    figure: Figure = level_intervals(drawn, "return in the true market, less with the clean log")
-    figure.axes[0].axvline(0, color=GREY, linewidth=0.8)
-    return Report(markdown(lines), summary, figure)
+    label = "return in the true market, less with the clean log"
+    return Report(markdown(lines), summary, level_intervals(drawn, label, mark=0, ink=GREY))
 
 
 def one_value(rows: pl.DataFrame, what: str, agent: str = "") -> float:
