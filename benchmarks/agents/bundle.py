@@ -32,13 +32,12 @@ from agents.evaluate import evaluate
 from agents.places import REPORTED_SEED, TUNING_SEED, Site, open_place, seeds
 from agents.statistics import Floats, over_training_seeds, paired_difference
 from benchmarks.lab.command import run_command
-from benchmarks.lab.measuring import RowCell, keeper_of, measure, read_cells
+from benchmarks.lab.measuring import RowCell, keeper_of, measure_and_report
 from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.settings import presets_told, settings_of, share_settings
+from benchmarks.lab.settings import presets_told, settings_of
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.threads import use_threads
 from policies import POLICIES
 from policies.bundle_oracle import ORACLE_BUNDLE, OracleBundle
 from policies.together import AtLevel
@@ -276,21 +275,15 @@ def main(config: Config) -> None:
     """Measure every world and training that is not measured yet, and report.
 
     Raises:
-        ValueError: If the slates of an environment are no bundles, or the folder holds other
-            measurements.
-        SystemExit: If a cell failed, or another process measures one.
+        ValueError: If the slates of an environment are no bundles, or as `measure_and_report`.
     """
-    use_threads(config.threads)
     for env in config.envs:
         if not make_simulator(env, device=config.device).discounts:
             raise ValueError(f"envs names {env!r}, but its slates are no bundles.")
     run = Run("bundle", config, results=config.results)
     told = settings_of(config, free=("envs", "worlds", "agents", "seeds", "batch"))
-    share_settings(config.work, told | {"shops": presets_told((BUNDLE, CONTROL))})
-    cells = cells_of(config)
-    measure(cells, config, "bundle")
-    table = read_cells(cells)
-    run.publish(table, report(table))
+    told["shops"] = presets_told((BUNDLE, CONTROL))
+    measure_and_report(run, config, cells_of(config), report, told, config.work)
 
 
 def cells_of(config: Config) -> list[RowCell]:

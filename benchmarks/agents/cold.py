@@ -35,13 +35,12 @@ from agents.places import REPORTED_SEED, TUNING_SEED, Site, open_place, seeds
 from agents.places.opening import PLACES
 from agents.statistics import estimate_mean, paired_difference
 from benchmarks.lab.command import run_command
-from benchmarks.lab.measuring import RowCell, keeper_of, measure, read_cells
+from benchmarks.lab.measuring import RowCell, keeper_of, measure_and_report
 from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.settings import settings_of, share_settings
+from benchmarks.lab.settings import settings_of
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import policy_trials
 from policies import POLICIES
 from recsim_env.estimates import Estimate
@@ -379,19 +378,10 @@ def cells_of(config: Config) -> list[RowCell]:
 
 
 def main(config: Config) -> None:
-    """Measure what is not measured yet, and report.
-
-    Raises:
-        ValueError: If the folder holds other measurements.
-        SystemExit: If a cell failed, or another process measures one.
-    """
-    use_threads(config.threads)
+    """Measure what is not measured yet, and report; raises as `measure_and_report`."""
     run = Run(config.name, config, results=config.results)
-    share_settings(config.kept, settings_of(config, free=("seeds", "agents", "worlds")))
-    cells = cells_of(config)
-    measure(cells, config, config.name)
-    table = read_cells(cells)
-    run.publish(table, report(table))
+    told = settings_of(config, free=("seeds", "agents", "worlds"))
+    measure_and_report(run, config, cells_of(config), report, told, config.kept)
 
 
 if __name__ == "__main__":

@@ -30,13 +30,12 @@ from agents.ppo.constrained import ConstrainedConfig, planned_for
 from agents.ppo.constraint import BATCH, Constraint, Limit, Totals, judged, totals_of
 from agents.statistics import estimate_mean
 from benchmarks.lab.command import run_command
-from benchmarks.lab.measuring import RowCell, keeper_of, measure, read_cells
+from benchmarks.lab.measuring import RowCell, keeper_of, measure_and_report
 from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.settings import settings_of, share_settings
+from benchmarks.lab.settings import settings_of
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import Parameters, search_here, starts, trials_of
 from policies import POLICIES, PolicyInputs
 from recsim_env.estimates import Estimate
@@ -327,19 +326,10 @@ def cells_of(config: Config) -> list[RowCell]:
 
 
 def main(config: Config) -> None:
-    """Measure what is not measured yet, and report.
-
-    Raises:
-        ValueError: If the folder holds other measurements.
-        SystemExit: If a cell failed, or another process measures one.
-    """
-    use_threads(config.threads)
+    """Measure what is not measured yet, and report; raises as `measure_and_report`."""
     run = Run("constraint", config, results=config.results)
-    share_settings(config.work, settings_of(config, free=("worlds", "goals", "seeds")))
-    cells = cells_of(config)
-    measure(cells, config, "constraint")
-    table = read_cells(cells)
-    run.publish(table, report(table))
+    told = settings_of(config, free=("worlds", "goals", "seeds"))
+    measure_and_report(run, config, cells_of(config), report, told, config.work)
 
 
 if __name__ == "__main__":

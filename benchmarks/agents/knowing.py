@@ -34,13 +34,12 @@ from agents.places.opening import has_populations
 from agents.ppo.agents import PPOComposerConfig
 from agents.statistics import estimate_mean
 from benchmarks.lab.command import run_command
-from benchmarks.lab.measuring import RowCell, keeper_of, measure, read_cells
+from benchmarks.lab.measuring import RowCell, keeper_of, measure_and_report
 from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.settings import presets_told, settings_of, share_settings
+from benchmarks.lab.settings import presets_told, settings_of
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import Parameters, policy_trials, starts
 from policies import POLICIES, PolicyInputs
 from policies.rankers.belief import BeliefRanker
@@ -271,20 +270,11 @@ def cells_of(config: Config) -> list[RowCell]:
 
 
 def main(config: Config) -> None:
-    """Measure every environment and seed that is not measured yet, and report.
-
-    Raises:
-        ValueError: If the folder holds other measurements.
-        SystemExit: If a cell failed, or another process measures one.
-    """
-    use_threads(config.threads)
+    """Measure what is not measured yet, and report; raises as `measure_and_report`."""
     run = Run("knowing", config, results=config.results)
     told = settings_of(config, free=("envs", "seeds", "batch"))
-    share_settings(config.work, told | {"worlds": presets_told((MARKET, REGULARS))})
-    cells = cells_of(config)
-    measure(cells, config, "knowing")
-    table = read_cells(cells)
-    run.publish(table, report(table))
+    told["worlds"] = presets_told((MARKET, REGULARS))
+    measure_and_report(run, config, cells_of(config), report, told, config.work)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ for the estimator that weights whole episodes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -51,13 +51,12 @@ from benchmarks.agents.ope_report import (
 from benchmarks.lab.cells import all_rows, alone, rows_at
 from benchmarks.lab.command import run_command
 from benchmarks.lab.markets import MarketWorld
-from benchmarks.lab.measuring import RowCell, measure
+from benchmarks.lab.measuring import RowCell, measure_and_report
 from benchmarks.lab.options import Cells, Markets, Results
 from benchmarks.lab.playing import Places
 from benchmarks.lab.run import Run
-from benchmarks.lab.settings import settings_of, share_settings
+from benchmarks.lab.settings import settings_of
 from benchmarks.lab.shelf_log import ShelfLog, first_slates, play
-from benchmarks.lab.threads import use_threads
 from policies.shelves import HOTTEST, ShelfPolicy, Shelves
 from recsim_env import make_simulator
 from recsim_env.estimates import Estimate
@@ -416,13 +415,14 @@ def read_work(work: Path) -> pl.DataFrame:
 
 
 def main(config: Config) -> None:
-    """Measure what is missing, then report on all there is."""
-    use_threads(config.threads)
-    share_settings(config.work, settings_of(config, free=("sizes", "seeds", "fits", "other")))
+    """Measure what is missing, then report on all there is; raises as `measure_and_report`."""
+
+    def everything(cells: Sequence[RowCell]) -> pl.DataFrame:
+        return read_work(config.work)
+
     run = Run("ope", config, results=config.results)
-    measure(cells_of(config), config, "ope")
-    rows = read_work(config.work)
-    run.publish(rows, report(rows))
+    told = settings_of(config, free=("sizes", "seeds", "fits", "other"))
+    measure_and_report(run, config, cells_of(config), report, told, config.work, everything)
 
 
 if __name__ == "__main__":

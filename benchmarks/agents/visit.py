@@ -53,12 +53,11 @@ from benchmarks.agents.visit_report import (
     report,
 )
 from benchmarks.lab.command import run_command
-from benchmarks.lab.measuring import RowCell, measure, read_cells
+from benchmarks.lab.measuring import RowCell, measure_and_report
 from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.run import Run
 from benchmarks.lab.scenarios import PerScenario, blind_inputs
-from benchmarks.lab.settings import presets_told, settings_of, share_settings
-from benchmarks.lab.threads import use_threads
+from benchmarks.lab.settings import presets_told, settings_of
 from policies import POLICIES
 from policies.composer import Composer
 from policies.oracles import OracleMyopic
@@ -261,21 +260,16 @@ def main(config: Config) -> None:
 
     Raises:
         ValueError: If the pages of an environment have no scenario, there are too few shoppers, or
-            the folder holds other measurements.
-        SystemExit: If a cell failed, or another process measures one.
+            as `measure_and_report`.
     """
-    use_threads(config.threads)
     checks.whole("shoppers", config.shoppers, len(SCENARIOS), MOST)
     for env in config.envs:
         if "scenario" not in make_simulator(env, device=config.device).observation_space.spaces:
             raise ValueError(f"envs names {env!r}, but its pages have no scenario.")
     run = Run("visit", config, results=config.results)
     told = settings_of(config, free=("envs", "agents", "seeds", "batch"))
-    share_settings(config.work, told | {"shops": presets_told((VISIT, CONTROL))})
-    cells = cells_of(config)
-    measure(cells, config, "visit")
-    table = read_cells(cells)
-    run.publish(table, report(table))
+    told["shops"] = presets_told((VISIT, CONTROL))
+    measure_and_report(run, config, cells_of(config), report, told, config.work)
 
 
 def cells_of(config: Config) -> list[RowCell]:

@@ -35,13 +35,12 @@ from agents.statistics import paired_difference
 from benchmarks.lab.command import run_command
 from benchmarks.lab.contenders import HAND, TUNED, contender
 from benchmarks.lab.markets import MARKETS, MarketWorld
-from benchmarks.lab.measuring import RowCell, measure, read_cells
+from benchmarks.lab.measuring import RowCell, measure_and_report
 from benchmarks.lab.options import Cells, Results
 from benchmarks.lab.plots import BLUE, GREY, level_intervals
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.settings import settings_of, share_settings
+from benchmarks.lab.settings import settings_of
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.threads import use_threads
 from benchmarks.lab.tuning import policy_trials
 from policies import POLICIES, PolicyInputs
 from policies.inputs import Ranker
@@ -307,19 +306,10 @@ def returns(rows: pl.DataFrame, agent: str) -> pl.Series:
 
 
 def main(config: Config) -> None:
-    """Measure what is missing, then report.
-
-    Raises:
-        ValueError: If what lies there was measured with other settings.
-        SystemExit: If a cell failed, or another process measures one.
-    """
-    use_threads(config.threads)
-    share_settings(config.work, settings_of(config, free=("shares",)))
+    """Measure what is missing, then report; raises as `measure_and_report`."""
     run = Run("stress", config, results=config.results)
-    cells = cells_of(config)
-    measure(cells, config, "stress")
-    rows = read_cells(cells)
-    run.publish(rows, report(rows))
+    told = settings_of(config, free=("shares",))
+    measure_and_report(run, config, cells_of(config), report, told, config.work)
 
 
 if __name__ == "__main__":

@@ -248,10 +248,6 @@ def small_visit(work: Path) -> visit.Config:
     )
 
 
-def cells_of_sardine(config: sardine.Config) -> list[Cell]:
-    return [cell for env in config.envs for cell in sardine.cells_of(config, env)]
-
-
 def tasks(cells: Callable[[Any], Sequence[Cell]]) -> Callable[[Any], list[Task]]:
     return lambda config: [cell.task for cell in cells(config)]
 
@@ -273,7 +269,7 @@ SMALL: Mapping[str, Small] = {
     "benchmarks.agents.knowing": Small(small_knowing, tasks(knowing.cells_of)),
     "benchmarks.agents.live": Small(small_live, tasks(live.cells_of)),
     "benchmarks.agents.ope": Small(small_ope, tasks(ope.cells_of)),
-    "benchmarks.agents.sardine": Small(small_sardine, tasks(cells_of_sardine)),
+    "benchmarks.agents.sardine": Small(small_sardine, tasks(sardine.cells_of)),
     "benchmarks.agents.visit": Small(small_visit, tasks(visit.cells_of)),
     "benchmarks.shopper.history": Small(small_history, tasks(history.cells_of)),
     "benchmarks.shopper.own_log": Small(small_own_log, own_log.tasks_of),
