@@ -16,7 +16,8 @@ there.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any, ClassVar
 
 import polars as pl
 
-from agents import AGENTS, TrainingSetup
+from agents import AGENTS, TrainedAgent, TrainingSetup
 from agents.places import REPORTED_SEED, TUNING_SEED, Site, open_place, seeds
 from agents.ppo.constrained import ConstrainedConfig, planned_for
 from agents.ppo.constraint import BATCH, Constraint, Limit, Totals, judged, totals_of
@@ -156,10 +157,25 @@ def ground_of(config: Config, world: int, name: str) -> Ground:
         device=config.device,
     )
     train, evaluation = site.simulator("train"), site.simulator("evaluation")
-    if department_in(world) not in REWARD_TERMS:
-        term = share_of(train.catalog, [DEPARTMENT])
-        reward_term(department_in(world), bounds=zero_to_one)(term)
     return Ground(goal, train, evaluation, site.inputs_for(train))
+
+
+@contextlib.contextmanager
+def term_of(ground: Ground) -> Iterator[None]:
+    """Register the term that a goal limits for a block, where it is the share of the department.
+
+    That term belongs to the catalogue of a world, so no process keeps it: a worker of a cluster
+    plays cells of several worlds.
+    """
+    name = ground.goal.constraint.term
+    if name in REWARD_TERMS:
+        yield
+        return
+    reward_term(name, bounds=zero_to_one)(share_of(ground.train.catalog, [DEPARTMENT]))
+    try:
+        yield
+    finally:
+        del REWARD_TERMS[name]
 
 
 # ---- who plays -----------------------------------------------------------------------------------
@@ -172,7 +188,8 @@ Opened = tuple[Ground, Mapping[str, Policy]]
 def prepared(config: Config, world: int, name: str) -> Opened:
     """Open a world with the reward of a goal, and tune the re-rankers there."""
     ground = ground_of(config, world, name)
-    return ground, rivals_of(config, ground, folder_of(config, world, name))
+    with term_of(ground):
+        return ground, rivals_of(config, ground, folder_of(config, world, name))
 
 
 def rivals_of(config: Config, ground: Ground, folder: Path) -> dict[str, Policy]:
@@ -210,13 +227,22 @@ def measured(
 ) -> list[dict[str, Any]]:
     """Train with a seed, and play everybody before the same batches: a row each."""
     ground, rivals = opened
-    goal, constraint = ground.goal, ground.goal.constraint
     keeper = keeper_of(path_of(config, world, name, seed))
     setup = TrainingSetup(
         ground.train, ground.inputs, seed, config.steps, config.shoppers, keeper=keeper
     )
-    options = {one: getattr(config.agent, one) for one in vars(config.agent)}
-    agent = AGENTS[AGENT].learn(setup, options | {"constraint": constraint})
+    options = vars(config.agent) | {"constraint": ground.goal.constraint}
+    with term_of(ground):
+        agent = AGENTS[AGENT].learn(setup, options)
+        rows = batches_of(config, ground, seed, agent, rivals)
+    return [{"world": world, "goal": name, **row} for row in rows]
+
+
+def batches_of(
+    config: Config, ground: Ground, seed: int, agent: TrainedAgent, rivals: Mapping[str, Policy]
+) -> list[dict[str, Any]]:
+    """Play everybody before the batches of a training's seed: a row each."""
+    goal, constraint = ground.goal, ground.goal.constraint
 
     # batches of shoppers whom no training met, the same for everybody
     greedy = POLICIES[GREEDY].build(ground.inputs)
@@ -232,8 +258,6 @@ def measured(
                 aim = constraint.limit * found.mean
             rows.append(
                 {
-                    "world": world,
-                    "goal": name,
                     "told": goal.told,
                     "seed": seed,
                     "batch": batch,
