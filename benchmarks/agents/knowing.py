@@ -38,6 +38,7 @@ from benchmarks.lab.measuring import RowCell, keeper_of, measure_and_report
 from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
+from benchmarks.lab.session_markets import market_of
 from benchmarks.lab.settings import presets_told, settings_of
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.tuning import Parameters, policy_trials, starts
@@ -112,14 +113,7 @@ def ground_of(env: str, device: str | None) -> Ground:
         hiding = make_simulator(env, device=device, **options)
         if not readable(hiding.shopper):
             raise ValueError(f"envs names {env!r}, but no truth is registered for its shoppers.")
-        simulators.append(
-            SlateSimulator(
-                Told(hiding.shopper),
-                hiding.reward,
-                horizon_days=hiding.horizon_days,
-                history=hiding.history,
-            )
-        )
+        simulators.append(market_of(Told(hiding.shopper), hiding))
     train, evaluation = simulators
     inputs = PolicyInputs(
         train.catalog,

@@ -45,18 +45,13 @@ from benchmarks.lab.options import Cells, Markets, Results
 from benchmarks.lab.playing import Task, end, play_cells, there
 from benchmarks.lab.run import Run
 from benchmarks.lab.saved import load_actor, save_actor
+from benchmarks.lab.session_markets import fitted_session, market_of
 from benchmarks.lab.settings import settings_of, share_settings
 from benchmarks.lab.threads import use_threads
 from policies import PolicyInputs
-from recsim_env.files import building
-from recsim_env.fitting.bar import step_bar
 from recsim_env.settings import AMOUNT, Within
-from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
-from recsim_env.shoppers.session.population import (
-    SessionPopulation,
-    load_session,
-    save_session,
-)
+from recsim_env.shoppers.session.fit import SessionFitConfig
+from recsim_env.shoppers.session.population import SessionPopulation
 from recsim_env.shoppers.session.starts import Logged
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
@@ -331,30 +326,15 @@ def learned_simulator(config: Config, cell: Cell, site: Site) -> SlateSimulator:
     shopper = SessionPopulation(
         true.catalog, members, logged, true.device, pessimism=cell.models.pessimism
     )
-    return SlateSimulator(
-        shopper, true.reward, horizon_days=true.horizon_days, history=true.history
-    )
+    return market_of(shopper, true)
 
 
 def fitted_shopper(config: Config, world: MarketWorld, site: Site, seed: int) -> SessionPopulation:
     """One user model of a log, from its folder or fitted."""
-    true = site.inputs.catalog
     folder = config.work / world.name / f"seed{seed}" / "model"
-    with once(folder) as missing:
-        if missing:
-            catalog = true.to("cpu")
-            with step_bar(f"user model {seed} of {world.name}") as bar:
-                model = fit_session(
-                    site.logged,
-                    catalog,
-                    config.model,
-                    seed=seed,
-                    device=true.device,
-                    progress=bar,
-                )
-            with building(folder) as part:
-                save_session(part, catalog, [model], Logged.newcomers(site.logged.declared))
-    return load_session(folder, true.device, site.inputs.slate_size)
+    title = f"user model {seed} of {world.name}"
+    with once(folder):
+        return fitted_session(folder, site.logged, site.simulator(), config.model, seed, title)
 
 
 # ---- rows ----------------------------------------------------------------------------------------

@@ -39,6 +39,7 @@ from benchmarks.lab.measuring import RowCell, measure_and_report
 from benchmarks.lab.options import Cells, Results
 from benchmarks.lab.plots import BLUE, GREY, level_intervals
 from benchmarks.lab.run import Report, Run
+from benchmarks.lab.session_markets import market_of
 from benchmarks.lab.settings import settings_of
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.tuning import policy_trials
@@ -158,10 +159,7 @@ def fitted_simulator(
     """Fit a shopper to a log, and return the simulator that it makes."""
     model = fit_session(log, true.catalog, config.model, held_out=0.0)
     shopper = SessionPopulation(true.catalog, [model], Logged.newcomers(log.declared), true.device)
-    simulator = SlateSimulator(
-        shopper, true.reward, horizon_days=true.horizon_days, history=true.history
-    )
-    return simulator, shopper
+    return market_of(shopper, true), shopper
 
 
 def tuned(

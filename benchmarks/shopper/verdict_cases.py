@@ -24,7 +24,6 @@ from typing import Any, Literal
 
 import numpy as np
 import polars as pl
-import torch
 from matplotlib.figure import Figure
 
 from agents.evaluate import evaluate
@@ -40,19 +39,18 @@ from benchmarks.lab.options import Cells, Results
 from benchmarks.lab.playing import Task, there
 from benchmarks.lab.plots import BLUE, GREY, RED, panels
 from benchmarks.lab.run import Report, Run
+from benchmarks.lab.session_markets import fitted_session, market_of
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from policies.rankers.two_tower_fit import fit_two_tower
 from recsim_env import metrics
 from recsim_env.estimates import Estimate
-from recsim_env.files import building, read_json
+from recsim_env.files import read_json
 from recsim_env.logs.sessions import Sessions
-from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session, learn_and_check
-from recsim_env.shoppers.session.population import SessionPopulation, load_session, save_session
+from recsim_env.shoppers.session.fit import SessionFitConfig, learn_and_check
+from recsim_env.shoppers.session.population import SessionPopulation
 from recsim_env.shoppers.session.scores import predict
-from recsim_env.shoppers.session.starts import Logged
 from recsim_env.shoppers.session.visits import Visits
-from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
 from recsim_env.verdicts.assess import MODEL
 from recsim_env.verdicts.ratios import by_policy
@@ -120,7 +118,8 @@ class MarketCase:
     def make(self, site: Site) -> None:
         """Fit the simulator, predict the log, and play the contenders in both markets."""
         log = site.logged if self.case == "known" else without_declared(site.logged)
-        shopper = fitted(self.config, log, site, self.folder / "model")
+        fit = SessionFitConfig(epochs=self.config.epochs)
+        shopper = fitted_session(self.folder / "model", log, site.simulator(), fit)
         rows_at(self.folder / "rows.parquet", lambda: predictions(shopper, log))
         json_at(self.folder / "returns.json", lambda: returns(self, site, log, shopper))
 
@@ -155,16 +154,6 @@ def without_declared(log: Sessions) -> Sessions:
     return replace(log, declared=log.declared[:, :0])
 
 
-def fitted(config: Config, log: Sessions, site: Site, folder: Path) -> SessionPopulation:
-    """The simulator's shoppers, from their folder or fitted."""
-    if not folder.exists():
-        catalog = site.inputs.catalog
-        model = fit_session(log, catalog, SessionFitConfig(epochs=config.epochs))
-        with building(folder) as part:
-            save_session(part, catalog, [model], Logged.newcomers(log.declared))
-    return load_session(folder, torch.device("cpu"), site.inputs.slate_size)
-
-
 def predictions(shopper: SessionPopulation, log: Sessions) -> pl.DataFrame:
     """One row for each shown item of the whole log, with the model's prediction."""
     learn, check = learn_and_check(log)
@@ -197,9 +186,7 @@ def returns(
 ) -> dict[str, dict[str, float]]:
     """What each contender earns in the market and in the simulator, built from the log alone."""
     true = case.world.simulator("cpu")
-    learned = SlateSimulator(
-        shopper, true.reward, horizon_days=true.horizon_days, history=true.history
-    )
+    learned = market_of(shopper, true)
     inputs = site.inputs
     if case.case == "hidden":
         ranker = fit_two_tower(log, true.catalog, true.slate_size)
