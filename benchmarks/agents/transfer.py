@@ -37,7 +37,7 @@ from agents.places.mixture import Mixture
 from agents.ppo.agents import PPOComposerConfig, ppo_composer
 from agents.ppo.config import PPOConfig
 from benchmarks.agents.transfer_report import AGAIN, LOG, ROWS, TRUE, report
-from benchmarks.lab.cells import all_rows, json_at, once, rows_at
+from benchmarks.lab.cells import all_rows, once, rows_at
 from benchmarks.lab.command import run_command
 from benchmarks.lab.contenders import FIXED, TUNED, contender, tune_constant
 from benchmarks.lab.markets import MarketWorld
@@ -294,17 +294,12 @@ class OpenedCell:
 
     def tuned_knobs(self) -> dict[str, float]:
         """The best knobs of the constant re-ranker, from their file or searched for."""
-        path = self.folder / "tuned.json"
-        trials = path.with_suffix(".trials.json")
-        return json_at(
-            path,
-            lambda: tune_constant(
-                trials,
-                self.site,
-                trials=self.config.trials,
-                episodes=self.config.tuning_episodes,
-                batch=self.config.batch,
-            ),
+        return tune_constant(
+            self.folder / "tuned.json",
+            self.site,
+            trials=self.config.trials,
+            episodes=self.config.tuning_episodes,
+            batch=self.config.batch,
         )
 
 

@@ -20,7 +20,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -32,8 +32,8 @@ from agents.places.exploring import policy_inputs
 from agents.places.mixture import Mixture
 from benchmarks.lab.cells import json_at, rows_at
 from benchmarks.lab.command import run_command
-from benchmarks.lab.contenders import Blind, contender
-from benchmarks.lab.markets import MARKETS, MarketWorld
+from benchmarks.lab.contenders import Case, MarketCase, contender
+from benchmarks.lab.markets import MARKETS
 from benchmarks.lab.measuring import UNFINISHED, measure
 from benchmarks.lab.options import Cells, Results
 from benchmarks.lab.playing import Task, there
@@ -51,13 +51,10 @@ from recsim_env.shoppers.session.fit import SessionFitConfig, learn_and_check
 from recsim_env.shoppers.session.population import SessionPopulation
 from recsim_env.shoppers.session.scores import predict
 from recsim_env.shoppers.session.visits import Visits
-from recsim_env.types import Policy
 from recsim_env.verdicts.assess import MODEL
 from recsim_env.verdicts.ratios import by_policy
 from recsim_env.verdicts.rows import Rows, item_rows, shown_of
 from recsim_env.verdicts.verdict import EXPLAINED_SHARE, levels, policy_levels
-
-Case = Literal["known", "hidden"]
 
 PLAYED = ("uniform", "popular", "greedy_ctr", "mmr 1", "cap 1", "constant b")
 """Contenders whose returns are measured in the market and in the simulator."""
@@ -87,15 +84,8 @@ class Config(Cells, Results):
 
 
 @dataclass(frozen=True)
-class MarketCase:
-    """A market, and what its log holds."""
-
-    config: Config
-    """How it is measured."""
-    world: MarketWorld
-    """The market that is the truth."""
-    case: Case
-    """What the log holds."""
+class VerdictCase(MarketCase[Config]):
+    """A market, and a simulator that is fitted to its log."""
 
     @property
     def folder(self) -> Path:
@@ -124,14 +114,9 @@ class MarketCase:
         json_at(self.folder / "returns.json", lambda: returns(self, site, log, shopper))
 
 
-def cases_of(config: Config) -> list[MarketCase]:
+def cases_of(config: Config) -> list[VerdictCase]:
     """Every case of every market."""
-    return [
-        MarketCase(config, MarketWorld(world=world, slates=config.slates, mixture=mixture), case)
-        for mixture in config.mixtures
-        for world in config.worlds
-        for case in config.cases
-    ]
+    return VerdictCase.every(config, config.mixtures)
 
 
 def main(config: Config) -> None:
@@ -145,8 +130,7 @@ def main(config: Config) -> None:
         | row_of(one.folder)
         for one in cases
     )
-    found = report(table)
-    run.save(table, summary=found.summary, table=found.table, figure=found.figure)
+    run.save(table, **vars(report(table)))
 
 
 def without_declared(log: Sessions) -> Sessions:
@@ -182,7 +166,7 @@ def predictions(shopper: SessionPopulation, log: Sessions) -> pl.DataFrame:
 
 
 def returns(
-    case: MarketCase, site: Site, log: Sessions, shopper: SessionPopulation
+    case: VerdictCase, site: Site, log: Sessions, shopper: SessionPopulation
 ) -> dict[str, dict[str, float]]:
     """What each contender earns in the market and in the simulator, built from the log alone."""
     true = case.world.simulator("cpu")
@@ -194,10 +178,9 @@ def returns(
     episodes = seeds(REPORTED_SEED, case.config.episodes)
     found: dict[str, dict[str, float]] = {}
     for name in PLAYED:
-        policy = contender(name, inputs, {})
-        seen: Policy = Blind(policy) if case.case == "hidden" else policy
+        policy = case.seen(contender(name, inputs, {}))
         found[name] = {
-            where: float(evaluate(seen, simulator, episodes).rows["return"].mean())  # type: ignore[arg-type]
+            where: float(evaluate(policy, simulator, episodes).rows["return"].mean())  # type: ignore[arg-type]
             for where, simulator in (("true", true), ("learned", learned))
         }
     return found
