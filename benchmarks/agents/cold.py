@@ -31,7 +31,7 @@ import polars as pl
 import torch
 
 from agents import AGENTS, TrainingSetup
-from agents.places import REPORTED_SEED, TUNING_SEED, Site, open_place, seeds
+from agents.places import REPORTED_SEED, Site, open_place, seeds
 from agents.places.opening import PLACES
 from agents.statistics import estimate_mean, paired_difference
 from benchmarks.lab.command import run_command
@@ -41,7 +41,7 @@ from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.settings import settings_of
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.tuning import policy_trials
+from benchmarks.lab.tuning import policy_search, trials_of
 from policies import POLICIES
 from recsim_env.estimates import Estimate
 from recsim_env.rollout import draws_for
@@ -191,17 +191,10 @@ def site_of(config: Config, name: str) -> Site:
 
 def tuned_policy(config: Config, name: str, site: Site) -> Policy:
     """A constant re-ranker whose knobs earned most on training shoppers."""
-    spec = POLICIES["constant_log_odds"]
-    study = policy_trials(
-        config.kept / f"{name}.trials.json",
-        TUNED,
-        spec,
-        site.inputs,
-        site.simulator("train"),
-        episodes=seeds(TUNING_SEED, config.tuning_episodes),
-        first=[dict.fromkeys(spec.search(), 0.0)],
-        trials=config.trials,
-    )
+    spec, simulator = POLICIES["constant_log_odds"], site.simulator("train")
+    first, told = dict.fromkeys(spec.search(), 0.0), (config.trials, config.tuning_episodes)
+    search = policy_search(TUNED, site.inputs, simulator, [first], *told, spec=spec)
+    study = trials_of(config.kept / f"{name}.trials.json", search)
     return spec.build(site.inputs, dict(study.best_params))
 
 

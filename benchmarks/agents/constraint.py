@@ -37,7 +37,7 @@ from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.settings import settings_of
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.tuning import Parameters, search_here, starts, trials_of
+from benchmarks.lab.tuning import Parameters, Search, search_here, starts, trials_of
 from policies import POLICIES, PolicyInputs
 from recsim_env.estimates import Estimate
 from recsim_env.rewards import REWARD_TERMS, reward_term, share_of, zero_to_one
@@ -217,7 +217,7 @@ def rivals_of(config: Config, ground: Ground, folder: Path) -> dict[str, Policy]
         if name == "constant":
             first.insert(0, dict.fromkeys(search, 0.0))
         path = folder / f"{name}.trials.json"
-        study = trials_of(path, value, search, first, config.trials, 0, name)
+        study = trials_of(path, Search(value, search, first, config.trials, title=name))
         found[name] = spec.build(inputs, dict(study.best_params))
     return found
 

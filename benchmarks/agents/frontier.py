@@ -41,7 +41,7 @@ from agents import AGENTS, TrainingSetup
 from agents.evaluate import evaluate
 from agents.faces import IntentFace
 from agents.keeper import Keeper
-from agents.places import REPORTED_SEED, TUNING_SEED, Site, seeds
+from agents.places import REPORTED_SEED, Site, seeds
 from agents.places.opening import slug
 from benchmarks.agents.frontier_report import (
     ALONE,
@@ -66,7 +66,7 @@ from benchmarks.lab.playing import Places, Task, end, play_cells, there
 from benchmarks.lab.run import Run
 from benchmarks.lab.settings import settings_of, share_settings
 from benchmarks.lab.threads import use_threads
-from benchmarks.lab.tuning import policy_trials
+from benchmarks.lab.tuning import policy_search, trials_of
 from policies import POLICIES
 from policies.goals import checked_goals
 from policies.inputs import PolicyInputs
@@ -299,20 +299,11 @@ def play_constant(cell: Cell, ground: Ground) -> list[Row]:
     assert cell.way is not None
     config, spec, weighed = cell.config, POLICIES[CONSTANT], cell.config.weighed
     simulator, inputs = ground.learning(weighed.reward(cell.way))
-    nothing = dict.fromkeys(spec.search(), 0.0)
+    first = [dict.fromkeys(spec.search(), 0.0)]
+    told = (first, config.trials, config.tuning_episodes, config.batch)
     # the knobs of a world are found once: training shoppers are the same for all seeds
     path = config.folder / "tuned" / f"world{cell.world}{cell.weights}.json"
-    study = policy_trials(
-        path,
-        CONSTANT,
-        spec,
-        inputs,
-        simulator,
-        episodes=seeds(TUNING_SEED, config.tuning_episodes),
-        first=[nothing],
-        trials=config.trials,
-        batch=config.batch,
-    )
+    study = trials_of(path, policy_search(CONSTANT, inputs, simulator, *told))
     policy = spec.build(inputs, dict(study.best_params))
     return [ground.row(cell, policy, weighed.at(cell.way))]
 

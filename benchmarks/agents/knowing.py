@@ -28,7 +28,7 @@ import polars as pl
 
 from agents import AGENTS, TrainingSetup
 from agents.evaluate import evaluate
-from agents.places import REPORTED_SEED, TUNING_SEED, seeds
+from agents.places import REPORTED_SEED, seeds
 from agents.places.exploring import PER_CATEGORY
 from agents.places.opening import has_populations
 from agents.ppo.agents import PPOComposerConfig
@@ -41,7 +41,7 @@ from benchmarks.lab.run import Report, Run
 from benchmarks.lab.session_markets import market_of
 from benchmarks.lab.settings import presets_told, settings_of
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.tuning import Parameters, policy_trials, starts
+from benchmarks.lab.tuning import Parameters, policy_search, starts, trials_of
 from policies import POLICIES, PolicyInputs
 from policies.rankers.belief import BeliefRanker
 from policies.truth import Told, readable
@@ -135,23 +135,12 @@ def best_rule(config: Config, env: str, ground: Ground) -> Parameters:
     The search begins with the defaults, with all knobs at 0, which is the slate that is greedy in
     the reward, and with that of the best weight of diversity.
     """
-    common: dict[str, Any] = {
-        "episodes": seeds(TUNING_SEED, config.tuning_episodes),
-        "batch": config.batch,
-    }
 
     def search(name: str, trials: int, first: list[Parameters]) -> Parameters:
-        study = policy_trials(
-            folder_of(config, env) / f"{name}.trials.json",
-            name,
-            POLICIES[name],
-            ground.inputs,
-            ground.train,
-            first=first,
-            trials=trials,
-            **common,
-        )
-        return dict(study.best_params)
+        told = (first, trials, config.tuning_episodes, config.batch)
+        found = policy_search(name, ground.inputs, ground.train, *told)
+        path = folder_of(config, env) / f"{name}.trials.json"
+        return dict(trials_of(path, found).best_params)
 
     greedy = search(GREEDY, max(config.trials // 4, 1), starts(GREEDY, POLICIES[GREEDY], {}))
     spec = POLICIES[RERANKER]

@@ -34,7 +34,7 @@ import torch
 
 from agents.base import TrainingSetup
 from agents.evaluate import evaluate
-from agents.places import TUNING_SEED, seeds
+from agents.places import seeds
 from agents.ppo.agents import PPOComposerConfig, ppo_composer
 from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import TrainingReward
@@ -49,7 +49,7 @@ from benchmarks.lab.sardine_log import LOG_SEED, log_and_ranker
 from benchmarks.lab.settings import settings_of
 from benchmarks.lab.statistics import policy_difference, policy_mean
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.tuning import defaults_of, policy_trials
+from benchmarks.lab.tuning import defaults_of, policy_search, trials_of
 from policies import POLICIES, PolicyInputs
 from policies.composer import ComposerConfig
 from policies.lasting import lasting_value
@@ -205,18 +205,9 @@ def tune(
     config: Config, name: str, simulator: SlateSimulator, inputs: PolicyInputs, folder: Path
 ) -> dict[str, float]:
     """The best parameters of a re-ranker on training users, of those that there is a cue for."""
-    spec = POLICIES[name]
-    study = policy_trials(
-        folder / f"{name}.trials.json",
-        name,
-        spec,
-        inputs,
-        simulator,
-        episodes=seeds(TUNING_SEED, config.tuning_users),
-        first=[defaults_of(spec.parameters(), spec.search())],
-        trials=config.trials,
-    )
-    return dict(study.best_params)
+    first = [defaults_of(POLICIES[name].parameters(), POLICIES[name].search())]
+    search = policy_search(name, inputs, simulator, first, config.trials, config.tuning_users)
+    return dict(trials_of(folder / f"{name}.trials.json", search).best_params)
 
 
 # ---- rows ----------------------------------------------------------------------------------------

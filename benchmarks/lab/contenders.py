@@ -12,11 +12,11 @@ from typing import Any, Generic, Literal, Self, TypeVar
 
 from torch import Tensor
 
-from agents.places import TUNING_SEED, Site, seeds
+from agents.places import Site
 from agents.places.mixture import Mixture
 from benchmarks.lab.cells import json_at
 from benchmarks.lab.markets import MarketWorld
-from benchmarks.lab.tuning import policy_trials
+from benchmarks.lab.tuning import policy_search, trials_of
 from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
 from policies.log_servers import NoisyComposerPolicy
@@ -87,18 +87,10 @@ def tune_constant(
     spec = POLICIES["constant_log_odds"]
 
     def search() -> dict[str, float]:
-        study = policy_trials(
-            path.with_suffix(".trials.json"),
-            TUNED,
-            spec,
-            site.inputs,
-            site.simulator(),
-            episodes=seeds(TUNING_SEED, episodes),
-            first=[dict.fromkeys(spec.search(), 0.0) | knobs for knobs in HAND],
-            trials=trials,
-            batch=batch,
-        )
-        return dict(study.best_params)
+        first = [dict.fromkeys(spec.search(), 0.0) | knobs for knobs in HAND]
+        told = (first, trials, episodes, batch)
+        found = policy_search(TUNED, site.inputs, site.simulator(), *told, spec=spec)
+        return dict(trials_of(path.with_suffix(".trials.json"), found).best_params)
 
     return json_at(path, search)
 

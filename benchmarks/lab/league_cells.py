@@ -15,7 +15,7 @@ import datetime
 import shutil
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -25,9 +25,7 @@ from agents import AGENTS, TrainingSetup
 from agents.base import Watch, ignore_progress
 from agents.evaluate import evaluate
 from agents.keeper import Keeper
-from agents.places import REPORTED_SEED, TUNING_SEED, Site, seeds
-from agents.places.opening import find_place
-from agents.places.site import is_slow
+from agents.places import REPORTED_SEED, Site, seeds
 from benchmarks.lab.cells import json_at, once
 from benchmarks.lab.options import MarketLogs, Markets
 from benchmarks.lab.places import (
@@ -44,8 +42,8 @@ from benchmarks.lab.places import (
 )
 from benchmarks.lab.saved import save_actor
 from benchmarks.lab.settings import presets_told, settings_of, share_settings
-from benchmarks.lab.tuning import SPECIAL_CASES, policy_trials, starts
-from benchmarks.lab.where import Elsewhere, There, told_options
+from benchmarks.lab.tuning import SPECIAL_CASES, policy_search, starts, trials_of
+from benchmarks.lab.where import Elsewhere, There, fewer
 from policies import POLICIES
 from policies.learnable.intents import ComposerPolicy
 from policies.oracles import ORACLES, oracle_specs
@@ -229,17 +227,8 @@ def settled(league: Played) -> Played:
         return league
     place.where.check()
     changes: dict[str, Any] = {"work": league.work / place.name}
-    if is_slow(
-        find_place(
-            place.env, told_options(place.where.options), anyway=place.where.anyway
-        ).simulator
-    ):
-        default = {one.name: one.default for one in fields(league)}
-        changes |= {
-            name: few
-            for name, few in SLOW.items()
-            if name in default and getattr(league, name) == default[name]
-        }
+    if place.where.slow:
+        changes |= fewer(league, SLOW)
         changes["steps"] = {place.env: SLOW_STEPS, **_told_steps(league.steps)}
     return replace(league, **changes)
 
@@ -375,17 +364,9 @@ def tuned_parameters(cell: Cell, site: Site, league: CellSettings) -> dict[str, 
         before = {}
         if case is not None:
             before[case] = tuned_parameters(replace(cell, contender=case), site, league)
-        study = policy_trials(
-            kept / "trials.json",
-            name,
-            spec,
-            site.inputs,
-            simulator,
-            episodes=seeds(TUNING_SEED, league.tuning_episodes),
-            first=starts(name, spec, before),
-            trials=league.trials,
-            batch=league.batch,
-        )
+        told = (starts(name, spec, before), league.trials, league.tuning_episodes, league.batch)
+        search = policy_search(name, site.inputs, simulator, *told, spec=spec)
+        study = trials_of(kept / "trials.json", search)
         return {
             "return": study.best_value,
             "trials": league.trials,

@@ -29,7 +29,7 @@ import polars as pl
 import torch
 
 from agents.evaluate import evaluate
-from agents.places import REPORTED_SEED, TUNING_SEED, Site, seeds
+from agents.places import REPORTED_SEED, Site, seeds
 from agents.places.exploring import fit_ranker, policy_inputs
 from agents.statistics import paired_difference
 from benchmarks.lab.command import run_command
@@ -42,7 +42,7 @@ from benchmarks.lab.run import Report, Run
 from benchmarks.lab.session_markets import market_of
 from benchmarks.lab.settings import settings_of
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.tuning import policy_trials
+from benchmarks.lab.tuning import policy_search, trials_of
 from policies import POLICIES, PolicyInputs
 from policies.inputs import Ranker
 from recsim_env import SlateSimulator
@@ -167,17 +167,10 @@ def tuned(
 ) -> dict[str, float]:
     """Search for the knobs of the constant re-ranker that earn most in a fitted simulator."""
     spec = POLICIES["constant_log_odds"]
-    study = policy_trials(
-        folder / "trials.json",
-        TUNED,
-        spec,
-        inputs,
-        simulator,
-        episodes=seeds(TUNING_SEED, config.tuning_episodes),
-        first=[dict.fromkeys(spec.search(), 0.0) | knobs for knobs in HAND],
-        trials=config.trials,
-    )
-    return dict(study.best_params)
+    first = [dict.fromkeys(spec.search(), 0.0) | knobs for knobs in HAND]
+    told = (first, config.trials, config.tuning_episodes)
+    search = policy_search(TUNED, inputs, simulator, *told, spec=spec)
+    return dict(trials_of(folder / "trials.json", search).best_params)
 
 
 @dataclass(frozen=True)
