@@ -40,7 +40,6 @@ import polars as pl
 from agents import AGENTS, TrainingSetup
 from agents.evaluate import evaluate
 from agents.faces import IntentFace
-from agents.keeper import Keeper
 from agents.places import REPORTED_SEED, Site, seeds
 from agents.places.opening import slug
 from benchmarks.agents.frontier_report import (
@@ -60,9 +59,10 @@ from benchmarks.agents.frontier_report import (
 from benchmarks.lab.capql import library, train_capql
 from benchmarks.lab.command import run_command
 from benchmarks.lab.fronts import simplex_grid
+from benchmarks.lab.measuring import RowCell, keeper_of
 from benchmarks.lab.options import Cells, Markets, Results
 from benchmarks.lab.places import JOURNEY, LEARNED, MARKET, PLACES, Place
-from benchmarks.lab.playing import Places, Task, end, play_cells, there
+from benchmarks.lab.playing import Places, Task, end, play_cells
 from benchmarks.lab.run import Run
 from benchmarks.lab.settings import settings_of, share_settings
 from benchmarks.lab.threads import use_threads
@@ -72,7 +72,7 @@ from policies.goals import checked_goals
 from policies.inputs import PolicyInputs
 from policies.learnable.conditioned import ConditionedPolicy
 from recsim_env import make_simulator
-from recsim_env.files import read_json, write_json
+from recsim_env.files import read_json
 from recsim_env.settings import SHARE, Within, put
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
@@ -217,11 +217,6 @@ class Cell:
         name = f"{self.contender}-world{self.world}-seed{self.seed}{self.weights}.json"
         return self.config.folder / "cells" / name
 
-    @property
-    def unfinished(self) -> Path:
-        """The folder of what it needs to go on."""
-        return self.config.folder / "unfinished" / self.path.stem
-
 
 def cells_of(config: Config) -> list[Cell]:
     """Every cell that is asked for, contender by contender in the order of `CONTENDERS`."""
@@ -313,7 +308,7 @@ def play_specialist(cell: Cell, ground: Ground) -> list[Row]:
     assert cell.way is not None
     config, weighed = cell.config, cell.config.weighed
     simulator, inputs = ground.learning(weighed.reward(cell.way))
-    keeper = Keeper(cell.unfinished / "training.safetensors")
+    keeper = keeper_of(cell.path)
     setup = TrainingSetup(
         simulator, inputs, cell.seed, config.steps, config.shoppers, keeper=keeper
     )
@@ -327,7 +322,7 @@ def play_conditioned(cell: Cell, ground: Ground) -> list[Row]:
     config, weighed = cell.config, cell.config.weighed
     simulator, inputs = ground.learning(dict.fromkeys(config.goals, 1 / len(config.goals)))
     steps = round(SHARES[cell.contender] * config.steps * len(weighed.ways))
-    keeper = Keeper(cell.unfinished / "training.safetensors")
+    keeper = keeper_of(cell.path)
     setup = TrainingSetup(simulator, inputs, cell.seed, steps, config.shoppers, keeper=keeper)
     learned = AGENTS["ppo_conditioned"].learn(setup, SETTINGS["ppo_conditioned"])
     policy = learned.policy
@@ -394,23 +389,18 @@ def check_served(config: Config) -> None:
     make_simulator(config.env, device=config.device, reward=dict.fromkeys(config.goals, 1.0))
 
 
-def play(cell: Cell, site: Site) -> None:
-    """Play a cell, and write its rows."""
-    rows = PLAYED.get(cell.contender, play_policies)(cell, Ground(site, cell.config))
-    write_json(cell.path, rows)
+def play(cell: Cell, site: Site) -> list[Row]:
+    """Play a cell: its rows."""
+    return PLAYED.get(cell.contender, play_policies)(cell, Ground(site, cell.config))
 
 
 def tasks_of(config: Config) -> list[Task]:
     """Every cell that is asked for, as it is played."""
+    places = {
+        world: (f"{config.env} {world}", partial(opened, config, world)) for world in config.worlds
+    }
     return [
-        Task(
-            cell.path.stem,
-            cell.unfinished,
-            f"{config.env} {cell.world}",
-            partial(opened, config, cell.world),
-            partial(play, cell),
-            partial(there, cell.path),
-        )
+        RowCell(cell.path, *places[cell.world], partial(play, cell)).task
         for cell in cells_of(config)
     ]
 
