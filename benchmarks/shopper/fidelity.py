@@ -30,6 +30,7 @@ from benchmarks.lab.heldout import (
     ITEM_BINS,
     METRICS,
     Floats,
+    Rows,
     bootstrap,
     bootstrap_mean,
     estimate,
@@ -158,6 +159,26 @@ class Figures:
         line = {"value": value, "low": found.low, "high": found.high, "samples": defined}
         self.rows.append({"model": model, "figure": name, **line})
 
+    def add_scores(
+        self,
+        name: str,
+        tables: dict[str, Rows],
+        metrics: tuple[str, ...],
+        rivals: tuple[str, str],
+        samples: int,
+    ) -> None:
+        """Add every metric of some models, and where the first of two rivals is above the other."""
+        found = bootstrap(tables, metrics, samples=samples)
+        households, (one, other) = tables[MODEL].households, rivals
+        for model, values in found.items():
+            for metric, (value, drawn) in values.items():
+                self.add(f"{name}_{metric}", model, value, drawn, households)
+        for metric in ("auc", "log_loss", "ndcg10"):
+            if metric in metrics:
+                ours, theirs = found[one][metric], found[other][metric]
+                less = (ours[0] - theirs[0], ours[1] - theirs[1])
+                self.add(f"{name}_{metric}_minus_{other}", MODEL, *less, households)
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -275,16 +296,7 @@ def exposures(
             model: sorted_rows(examples, rows, logit) for model, (rows, logit) in models.items()
         }
         wanted = tuple(metric for metric in METRICS if metric != "ndcg10" or name == "policy_slate")
-        found = bootstrap(tables, wanted, samples=config.samples)
-        households = len(np.unique(tables[MODEL].shopper))
-        for model, values in found.items():
-            for metric, (value, samples) in values.items():
-                figures.add(f"{name}_{metric}", model, value, samples, households)
-        for metric in ("auc", "log_loss", "ndcg10"):
-            if metric in wanted:
-                ours, theirs = found[RECALIBRATED][metric], found[TREES][metric]
-                difference = f"{name}_{metric}_minus_{TREES}"
-                figures.add(difference, MODEL, ours[0] - theirs[0], ours[1] - theirs[1], households)
+        figures.add_scores(name, tables, wanted, (RECALIBRATED, TREES), config.samples)
 
 
 WEEKLY = ("full_exposure", "policy_slate")
@@ -302,16 +314,8 @@ def by_week(
             for number in week.unique().tolist():
                 own = week == number
                 table = sorted_rows(examples, rows[own], logit[own])
-                value, samples = bootstrap({"": table}, ("ratio",), samples=config.samples)[""][
-                    "ratio"
-                ]
-                figures.add(
-                    f"{name}_ratio_week_{number}",
-                    model,
-                    value,
-                    samples,
-                    len(np.unique(table.shopper)),
-                )
+                found = bootstrap({"": table}, ("ratio",), samples=config.samples)[""]["ratio"]
+                figures.add(f"{name}_ratio_week_{number}", model, *found, table.households)
 
 
 def curves(figures: Figures, examples: Examples, models: Judged) -> None:
@@ -371,15 +375,8 @@ def pure_cold(
     logits[CATEGORY] = (test, torch.from_numpy(on_test) * scale + shift)
 
     ranked = {name: sorted_rows(hidden, rows, logit) for name, (rows, logit) in logits.items()}
-    households = len(np.unique(ranked[MODEL].shopper))
-    found = bootstrap(ranked, ("auc", "log_loss", "ratio"), samples=config.samples)
-    for name, values in found.items():
-        for metric, (value, samples) in values.items():
-            figures.add(f"cold_{metric}", name, value, samples, households)
-    for metric in ("auc", "log_loss"):
-        ours, theirs = found[MODEL][metric], found[CATEGORY][metric]
-        difference = f"cold_{metric}_minus_{CATEGORY}"
-        figures.add(difference, MODEL, ours[0] - theirs[0], ours[1] - theirs[1], households)
+    metrics = ("auc", "log_loss", "ratio")
+    figures.add_scores("cold", ranked, metrics, (MODEL, CATEGORY), config.samples)
 
 
 def gaps(figures: Figures, model: SlateShopper, examples: Examples, config: Config) -> None:

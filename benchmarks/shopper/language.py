@@ -42,7 +42,7 @@ from benchmarks.lab.cold_rows import (
 )
 from benchmarks.lab.command import run_command
 from benchmarks.lab.encoders import ENCODERS, encode
-from benchmarks.lab.heldout import bootstrap, over_fits, samples_by_fit
+from benchmarks.lab.heldout import numbered, over_fits, samples_by_fit, with_samples
 from benchmarks.lab.logs import (
     Log,
     ReadsLog,
@@ -180,12 +180,7 @@ def play(cells: list[Cell], log: Log, config: Config) -> None:
         for cell in tqdm(own, desc=encoder, unit="cell"):
             values = scored(cell, read, splits, hidden, config) | facts
             place = {"encoder": encoder, "rows": cell.rows, "seed": cell.seed}
-            rows = [
-                {**place, "what": what, "n": n, "value": value}
-                for what, several in values.items()
-                for n, value in enumerate(several)
-            ]
-            write_json(cell.path(config.output), rows)
+            write_json(cell.path(config.output), numbered(values, **place))
 
 
 def scored(
@@ -217,9 +212,8 @@ def scored(
         on_valid, on_test = head(valid.read), head(test.read)
     scale, shift = platt(on_valid, valid.label, hidden.row_weight[splits[1]])
     table = sorted_rows(hidden, splits[2], on_test * scale + shift)
-    found = bootstrap({"": table}, METRICS, samples=config.samples)[""]
-    values = {what: [value, *samples.tolist()] for what, (value, samples) in found.items()}
-    return values | {"households": [float(len(np.unique(table.shopper)))]}
+    values = with_samples(table, METRICS, samples=config.samples)
+    return values | {"households": [float(table.households)]}
 
 
 # ---- report --------------------------------------------------------------------------------------

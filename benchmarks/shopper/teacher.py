@@ -26,7 +26,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
 import polars as pl
 import torch
 from rich.console import Console
@@ -41,7 +40,7 @@ from benchmarks.lab.cold_rows import (
 )
 from benchmarks.lab.command import run_command
 from benchmarks.lab.encoders import encode
-from benchmarks.lab.heldout import Rows, bootstrap, over_fits, samples_by_fit
+from benchmarks.lab.heldout import Rows, bootstrap, numbered, over_fits, samples_by_fit
 from benchmarks.lab.logs import (
     Log,
     ReadsLog,
@@ -272,7 +271,7 @@ class Split:
             tables[way] = self._table(on_test, test.double() @ told[:-1] + told[-1])
         found = bootstrap(tables, METRICS, samples=config.samples)
         facts = {
-            "households": float(len(np.unique(tables["head"].shopper))),
+            "households": float(tables["head"].households),
             "purchases": float(self.hidden.row_label[on_test.rows].sum()),
             "scored": float(len(on_test.rows)),
             "taught": float(taught),
@@ -285,11 +284,7 @@ class Split:
             }
             values |= {what: [value] for what, value in facts.items()}
             values["seconds"] = [sum(seconds[name] for name in names)]
-            lines += [
-                {**place, "way": way, "what": what, "n": n, "value": value}
-                for what, several in values.items()
-                for n, value in enumerate(several)
-            ]
+            lines += numbered(values, **place, way=way)
         return lines
 
     def _table(self, part: Part, logit: Tensor) -> Rows:
