@@ -35,8 +35,10 @@ from agents.places import REPORTED_SEED, Site, open_place, seeds
 from agents.places.opening import PLACES
 from agents.statistics import estimate_mean, paired_difference
 from benchmarks.lab.command import run_command
+from benchmarks.lab.league_cells import RUN_SEEDS
 from benchmarks.lab.measuring import RowCell, keeper_of, measure_and_report
 from benchmarks.lab.options import Cells, Device, Results
+from benchmarks.lab.places import REGULARS
 from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.settings import settings_of
@@ -49,7 +51,6 @@ from recsim_env.shoppers.regulars.config import RegularsConfig
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
 
-ENV = "recsim_env/MarketRegulars-v0"
 NAME = COLD = "cold"
 CONTROL = "control"
 GREEDY, REWARD_GREEDY, TUNED = "greedy_ctr", "reward_greedy", "constant tuned"
@@ -61,8 +62,6 @@ TWINS = {THOMPSON: THOMPSON_TWIN, LINUCB: LINUCB_TWIN, PPO: PPO_TWIN}
 AGENT_NAMES = (GREEDY, REWARD_GREEDY, TUNED, *(name for pair in TWINS.items() for name in pair))
 FIRST_VISITS = 10
 """Visits by which an agent is judged."""
-RUN_SEEDS = 100_000
-"""Seeds set aside for the shoppers of one run."""
 GAIN, OF_EXPLORING = "above greedy", "above its twin"
 """Columns of the table of gains: above `reward_greedy`, and above the twin without exploring."""
 COLUMNS = (
@@ -171,7 +170,7 @@ def site_of(config: Config, name: str) -> Site:
     """Open the cold world or its control."""
     cold = {"newcomers": config.newcomers, "new_items": config.new_items}
     return open_place(
-        ENV,
+        REGULARS,
         options={
             "config": world_of(config),
             "world": config.world,

@@ -59,6 +59,7 @@ from benchmarks.agents.frontier_report import (
 from benchmarks.lab.capql import library, train_capql
 from benchmarks.lab.command import run_command
 from benchmarks.lab.fronts import simplex_grid
+from benchmarks.lab.league_cells import RUN_SEEDS
 from benchmarks.lab.measuring import RowCell, keeper_of
 from benchmarks.lab.options import Cells, Markets, Results
 from benchmarks.lab.places import JOURNEY, LEARNED, MARKET, PLACES, Place
@@ -87,8 +88,6 @@ WORLDS = (0, 1)
 """Worlds of the market by default; other environments have one."""
 SHARES = {CONDITIONED: 0.2, EQUAL: 1.0}
 """Steps of the agent for all weights, as a share of those of all specialists together."""
-RUN_SEEDS = 100_000
-"""Seeds set aside for the shoppers of one run."""
 Row = dict[str, Any]
 SETTINGS: dict[str, dict[str, Any]] = {"ppo_composer": {}, "ppo_conditioned": {}}
 """Options of the agents that are not their defaults. The goals of `ppo_conditioned` are by default

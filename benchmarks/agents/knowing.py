@@ -34,8 +34,10 @@ from agents.places.opening import has_populations
 from agents.ppo.agents import PPOComposerConfig
 from agents.statistics import estimate_mean
 from benchmarks.lab.command import run_command
+from benchmarks.lab.league_cells import RUN_SEEDS
 from benchmarks.lab.measuring import RowCell, keeper_of, measure_and_report
 from benchmarks.lab.options import Cells, Device, Results
+from benchmarks.lab.places import LEARNED, MARKET, REGULARS, REGULARS_ALIKE
 from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.session_markets import market_of
@@ -50,13 +52,7 @@ from recsim_env.registration import PRESETS, make_simulator
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
 
-MARKET, REGULARS, ALIKE, LEARNED = (
-    f"recsim_env/{name}-v0"
-    for name in ("Market", "MarketRegulars", "MarketRegularsAlike", "LearnedMarket")
-)
 GREEDY, RERANKER, PPO = "reward_greedy", "constant", "ppo_composer"
-RUN_SEEDS = 100_000
-"""Seeds set aside for the shoppers of one run."""
 ENOUGH = 0.05
 """Value of knowing below which a line says that constants suffice."""
 
@@ -67,7 +63,7 @@ class Config(Device, Cells, Results):
 
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"envs": PRESETS}
 
-    envs: tuple[str, ...] = (MARKET, REGULARS, ALIKE, LEARNED)
+    envs: tuple[str, ...] = (MARKET, REGULARS, REGULARS_ALIKE, LEARNED)
     """Ids of environments whose hidden state can be read."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds of the trainings. Each has shoppers of its own to report on."""
@@ -197,11 +193,7 @@ def measured(
 
 
 def value_of_knowing(rows: pl.DataFrame) -> Estimate:
-    """PPO less the constant as a share of the constant's return; the interval is over seeds.
-
-    Args:
-        rows: Those of one environment.
-    """
+    """PPO less the constant in an environment, as a share of the constant's return, over seeds."""
     wide = rows.pivot("policy", index="seed", values="return").sort("seed")
     ppo, constant = wide[PPO].to_numpy(), wide[RERANKER].to_numpy()
     return estimate_mean((ppo - constant) / constant)

@@ -410,13 +410,7 @@ def analyse_one(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, 
 
 
 def over_seeds_and_users(one: pl.DataFrame, other: pl.DataFrame, scale: float = 1.0) -> Estimate:
-    """By how much one policy is above another, paired by training seed and user.
-
-    Args:
-        one: rows of a policy
-        other: rows of the other
-        scale: what the difference is divided by
-    """
+    """By how much one policy is above another, over `scale`, paired by training seed and user."""
     tables = [by_training_seed(rows, "return", seed="training_seed") for rows in (one, other)]
     return over_training_seeds((tables[0] - tables[1]) / scale)
 

@@ -307,13 +307,7 @@ class OpenedCell:
 
 
 def learned_simulator(config: Config, cell: Cell, site: Site) -> SlateSimulator:
-    """The market that user models make: catalogue, reward and horizon are those of the true one.
-
-    Args:
-        config: How user models are fitted.
-        cell: The market, and which user models answer.
-        site: The true market, opened.
-    """
+    """The market that user models make: catalogue, reward and horizon are those of the true one."""
     true = site.simulator()
     fitted = [fitted_shopper(config, cell.world, site, seed) for seed in cell.models.seeds]
     members = [member for shopper in fitted for member in shopper.members]
@@ -368,13 +362,7 @@ def tasks_of(config: Config, cell: Cell) -> list[Task]:
 
 
 def play(agent: Agent, paths: Mapping[str, Path], opened: OpenedCell) -> None:
-    """Let an agent play in the simulators of a cell where its row is missing.
-
-    Args:
-        agent: Who plays.
-        paths: The file of the row, by the kind of the simulator.
-        opened: The cell.
-    """
+    """Let an agent play in the simulators of a cell where its row, by kind, is missing."""
     for kind, path in paths.items():
         rows_at(path, partial(row, opened, agent, kind))
 

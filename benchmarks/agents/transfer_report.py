@@ -241,13 +241,7 @@ class Transfer:
 
 
 def report(rows: pl.DataFrame, slates: int, mixture: str) -> Report:
-    """Make tables, summary and figure of the rows.
-
-    Args:
-        rows: The rows of all cells.
-        slates: The number of logged slates of the main cells.
-        mixture: Who wrote the logs of the main cells.
-    """
+    """Make tables, summary and figure of the rows; slates and mixture are those of main cells."""
     transfer = analyse(rows, slates, mixture)
     return Report(tables(transfer), transfer.summary, draw(transfer))
 
@@ -305,14 +299,7 @@ def analyse(rows: pl.DataFrame, slates: int, mixture: str) -> Transfer:
 
 
 def agreement_with_itself(rows: pl.DataFrame, slates: int, mixture: str) -> dict[str, Estimate]:
-    """Compare the true market with itself with other shoppers.
-
-    The agents are those that are not trained.
-
-    Args:
-        rows: The rows of all cells.
-        slates: The number of logged slates of the worlds.
-        mixture: Who wrote their logs.
+    """Compare the true market with itself with other shoppers, by agents that are not trained.
 
     Returns:
         Tau and errors by name; empty where no world was played twice.

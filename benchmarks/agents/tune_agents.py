@@ -96,12 +96,7 @@ def trained_return(
 ) -> float:
     """Train an agent with some parameters; its mean return over shoppers of the run's own.
 
-    Args:
-        site: The place to train in.
-        config: How agents are trained and evaluated.
-        name: The agent's name.
-        parameters: Its parameters.
-        run: The number of the run, which is the training seed.
+    The number of the run is the training seed.
     """
     steps = round(config.steps * config.factors.get(name, 1.0))
     told = zlib.crc32(json.dumps(dict(parameters)).encode())  # others may be trained at once
@@ -195,17 +190,9 @@ def _returns(parameters: Mapping[str, float], path: Path) -> list[float]:
 def repetitions(
     site: Site, config: Config, name: str, parameters: Mapping[str, float], path: Path
 ) -> list[float]:
-    """Train one setting again with further seeds, and keep the returns as they come.
+    """The returns of one setting with further seeds, kept in a file as they come.
 
-    Args:
-        site: The place to train in.
-        config: The number of repetitions, and how agents are trained.
-        name: The agent's name.
-        parameters: The setting.
-        path: The file of the returns; those of an interrupted run count.
-
-    Returns:
-        The return of each repetition.
+    Those of an interrupted run count.
     """
     told, values = dict(parameters), _returns(parameters, path)
     for number in range(len(values), config.repetitions):

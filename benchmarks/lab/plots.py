@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from recsim_env.estimates import Estimate
 
@@ -44,6 +45,12 @@ def plain(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
     axes.grid(axis=grid, color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def log_numbers(axes: Axes) -> None:
+    """Let the horizontal axis be a logarithmic one of plain numbers."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
 
 
 def intervals(
@@ -101,9 +108,7 @@ def level_intervals(
     return figure
 
 
-def paired_differences(
-    axes: Axes, lines: Sequence[tuple[str, Estimate, str]], base: str, what: str = "return"
-) -> None:
+def paired_differences(axes: Axes, lines: Sequence[tuple[str, Estimate, str]], base: str) -> None:
     """Draw by how much several policies are above one of them, which is a line at 0.
 
     Means of policies that met the same shoppers overlap where their differences do not: the
@@ -113,7 +118,6 @@ def paired_differences(
         axes: The axes that are drawn on.
         lines: Name, paired difference and colour of each policy, from above.
         base: The name of the policy that the others are compared with.
-        what: What the difference is of.
     """
     axes.axvline(0, color=INK, linewidth=1)
     for place, (_, value, colour) in enumerate(reversed(lines)):
@@ -130,7 +134,7 @@ def paired_differences(
         )
     axes.set_yticks(range(len(lines)), [name for name, _, _ in reversed(lines)])
     axes.set_ylim(-0.6, len(lines) - 0.3)
-    axes.set_xlabel(f"{what} above {base}, paired by episode, 95 % interval")
+    axes.set_xlabel(f"return above {base}, paired by episode, 95 % interval")
     plain(axes, "x")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)
