@@ -61,7 +61,7 @@ from benchmarks.lab.command import run_command
 from benchmarks.lab.fronts import simplex_grid
 from benchmarks.lab.league_cells import RUN_SEEDS
 from benchmarks.lab.measuring import RowCell, keeper_of
-from benchmarks.lab.options import Cells, Markets, Results
+from benchmarks.lab.options import Cells, Markets, Results, Served
 from benchmarks.lab.places import JOURNEY, LEARNED, MARKET, PLACES, Place
 from benchmarks.lab.playing import Places, Task, end, play_cells
 from benchmarks.lab.run import Run
@@ -95,7 +95,7 @@ the terms of the reward."""
 
 
 @dataclass(frozen=True)
-class Config(Markets, Cells, Results):
+class Config(Served, Markets, Cells, Results):
     """Play the cells of the frontier that are missing, and report on all that were played."""
 
     BOUNDS: ClassVar[Mapping[str, Within]] = {"weights": SHARE, "parts": Within(1, 100)}
@@ -121,8 +121,6 @@ class Config(Markets, Cells, Results):
     that have the sum 1: with 4, 15 ways to weigh three goals and 35 to weigh four."""
     steps: int = 400_000
     """Length of the training of a specialist in shopper-steps."""
-    shoppers: int = 1024
-    """Number of shoppers that are served at once in a training."""
     outsider_steps: int = 100_000
     """Length of a training of `capql` in shopper-steps; each takes many times as long as PPO's."""
     trials: int = 30
@@ -133,8 +131,6 @@ class Config(Markets, Cells, Results):
     """Number of values of the parameter of each re-ranker that is swept."""
     episodes: int = 512
     """Number of episodes that each policy is reported on, for each seed."""
-    batch: int = 256
-    """Number of shoppers served at a time in an evaluation, which changes its speed alone."""
     work: Path = Path("runs/frontier")
     """Folder of the cells; delete it to start anew. Those of an environment or of goals other than
     the default ones lie in a folder in it, named after them."""

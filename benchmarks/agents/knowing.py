@@ -36,7 +36,7 @@ from agents.statistics import estimate_mean
 from benchmarks.lab.command import run_command
 from benchmarks.lab.league_cells import RUN_SEEDS
 from benchmarks.lab.measuring import RowCell, keeper_of, measure_and_report
-from benchmarks.lab.options import Cells, Device, Results
+from benchmarks.lab.options import Cells, Device, Results, Served
 from benchmarks.lab.places import LEARNED, MARKET, REGULARS, REGULARS_ALIKE
 from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
@@ -58,7 +58,7 @@ ENOUGH = 0.05
 
 
 @dataclass(frozen=True)
-class Config(Device, Cells, Results):
+class Config(Served, Device, Cells, Results):
     """Measure what knowing the shoppers is worth."""
 
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"envs": PRESETS}
@@ -69,16 +69,12 @@ class Config(Device, Cells, Results):
     """Seeds of the trainings. Each has shoppers of its own to report on."""
     steps: int = 400_000
     """Length of a training in shopper-steps."""
-    shoppers: int = 1024
-    """Number of shoppers that are served at once in a training."""
     trials: int = 30
     """Number of settings of the constant re-ranker that are tried; the best is the rule for all."""
     tuning_episodes: int = 256
     """Number of episodes of a trial."""
     episodes: int = 512
     """Number of episodes that each contender is reported on, for each seed."""
-    batch: int = 256
-    """Number of shoppers served at a time in an evaluation, which changes its speed alone."""
     ppo: PPOComposerConfig = field(default_factory=PPOComposerConfig)
     """Options of PPO; the composer is that of the constant."""
     work: Path = Path("runs/knowing")

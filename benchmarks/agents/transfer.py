@@ -134,11 +134,9 @@ class Models:
     @property
     def kind(self) -> str:
         """The name in the column `simulator` of the rows; `learned` is a single model."""
-        return (
-            "learned"
-            if len(self.seeds) == 1
-            else f"ensemble{len(self.seeds)}-pessimism{self.pessimism:g}"
-        )
+        if len(self.seeds) == 1:
+            return "learned"
+        return f"ensemble{len(self.seeds)}-pessimism{self.pessimism:g}"
 
     @property
     def name(self) -> str:
@@ -163,10 +161,8 @@ class Cell:
 def cells(config: Config) -> list[Cell]:
     """The cells that `config.part` asks for."""
     found: list[Cell] = []
-    one, seed = (
-        MarketWorld(config.env, config.worlds[0], config.slates, config.mixture),
-        config.seeds[0],
-    )
+    one = MarketWorld(config.env, config.worlds[0], config.slates, config.mixture)
+    seed = config.seeds[0]
     if config.part in ("all", "main"):
         worlds = [replace(one, world=number) for number in config.worlds]
         found += [Cell(world, Models((at,)), (at,)) for world in worlds for at in config.seeds]
@@ -199,11 +195,9 @@ class Agent:
     def file(self) -> str:
         """The stem of the name of its row's file."""
         name = self.name.replace(" ", "-").replace(".", "_")
-        return (
-            name
-            if self.trained_in == LOG
-            else f"{name}-{self.trained_in.replace('.', '_')}-seed{self.seed}"
-        )
+        if self.trained_in == LOG:
+            return name
+        return f"{name}-{self.trained_in.replace('.', '_')}-seed{self.seed}"
 
 
 def agents_of(cell: Cell) -> list[Agent]:
@@ -275,22 +269,17 @@ class OpenedCell:
 
     def trained(self, agent: Agent) -> Policy:
         """PPO at its most likely action, from its file or trained."""
-        path = self.place(agent.trained_in) / f"ppo-seed{agent.seed}.safetensors"
+        config, place = self.config, self.place(agent.trained_in)
+        path = place / f"ppo-seed{agent.seed}.safetensors"
         keeper = Keeper(path.with_suffix(".training.safetensors"))
         with once(path) as missing:
             if missing:
                 simulator = self.simulator(agent.trained_in)
-                ground = TrainingSetup(
-                    simulator,
-                    self.site.inputs_for(simulator),
-                    agent.seed,
-                    self.config.steps,
-                    self.config.shoppers,
-                    keeper=keeper,
-                )
-                save_actor(ppo_composer(ground, self.config.ppo).policy, path)
+                inputs, sizes = self.site.inputs_for(simulator), (config.steps, config.shoppers)
+                ground = TrainingSetup(simulator, inputs, agent.seed, *sizes, keeper=keeper)
+                save_actor(ppo_composer(ground, config.ppo).policy, path)
             keeper.forget()
-        return load_actor(path, self.config.ppo, self.inputs)
+        return load_actor(path, config.ppo, self.inputs)
 
     def tuned_knobs(self) -> dict[str, float]:
         """The best knobs of the constant re-ranker, from their file or searched for."""

@@ -25,7 +25,7 @@ from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Crew, Results, Searchers
 from benchmarks.lab.playable import playable
 from benchmarks.lab.playing import Places, Task, check_cluster, end, play_cells
-from benchmarks.lab.run import Run
+from benchmarks.lab.run import Report, Run
 from benchmarks.lab.searching import Searches
 from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.tables import markdown
@@ -138,8 +138,8 @@ def _tune(config: Config) -> None:
 
     # The trials of every policy.
     names = playable(config.policies, site, simulator.shopper)
-    told = (config.folder, config.trials, config.searchers, tuple(names), config.place.open)
-    tuning = Tuning(*told, config, episodes)
+    searches = (config.folder, config.trials, config.searchers, tuple(names), config.place.open)
+    tuning = Tuning(*searches, config, episodes)
     crew = Crew(ray=config.ray, threads=config.place.threads, device=config.place.device)
     places = Places()
     places.get(PLACE, lambda: site)
@@ -171,12 +171,10 @@ def _tune(config: Config) -> None:
         }
         for name, parameters in best.items()
     ]
-    table = markdown(lines, digits=4)
-    print(table)
     summary = {
         f"{line['policy']}/return": Estimate(line["return, tuned"], n=episodes) for line in lines
     }
-    folder = run.save(pl.DataFrame(rows), summary=summary, table=table)
+    folder = run.publish(pl.DataFrame(rows), Report(markdown(lines, digits=4), summary))
     for path in (folder, config.folder):
         write_json(path / PARAMETERS.name, {PLACE: config.place.about, **best})
     print(f"parameters: {config.folder / PARAMETERS.name}")

@@ -30,11 +30,11 @@ from agents.keeper import Keeper
 from agents.places import TUNING_SEED, Site, seeds
 from benchmarks.lab.command import run_command
 from benchmarks.lab.league_cells import FACTORS
-from benchmarks.lab.options import Crew, Markets, Results, Searchers, Threads
+from benchmarks.lab.options import Crew, Markets, Results, Searchers, Served, Threads
 from benchmarks.lab.places import MARKET, PLACES, Place
 from benchmarks.lab.playable import playable
 from benchmarks.lab.playing import Places, Task, check_cluster, end, play_cells
-from benchmarks.lab.run import Run
+from benchmarks.lab.run import Report, Run
 from benchmarks.lab.searching import Searches
 from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.tables import markdown
@@ -56,7 +56,7 @@ SAME = ("place", "elsewhere", "steps", "factors", "shoppers", "episodes", "slate
 
 
 @dataclass(frozen=True)
-class Config(Markets, Threads, Searchers, Results):
+class Config(Served, Markets, Threads, Searchers, Results):
     """Choose the parameters of every agent that has some."""
 
     BOUNDS: ClassVar[Mapping[str, Within]] = {"factors": POSITIVE}
@@ -79,12 +79,8 @@ class Config(Markets, Threads, Searchers, Results):
     factors: dict[str, float] = field(default_factory=lambda: dict(FACTORS))
     """Factor of each agent's steps, 1 where it is not named. The defaults are those of the
     league."""
-    shoppers: int = 1024
-    """Number of shoppers that are served at once in a training."""
     episodes: int = 512
     """Number of episodes that a training is judged by."""
-    batch: int = 256
-    """Number of shoppers served at a time in an evaluation, which changes its speed alone."""
     seed: int = 0
     """Seed of the search."""
     work: Path = Path("runs/tune_agents")
@@ -276,9 +272,7 @@ def _tune(config: Config) -> None:
         for told in lines
         for key in ("defaults", "best")
     }
-    table = markdown(lines, digits=4)
-    print(table)
-    run.save(rows, summary=summary, table=table)
+    run.publish(rows, Report(markdown(lines, digits=4), summary))
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ from agents.evaluate import evaluate
 from agents.keeper import Keeper
 from agents.places import REPORTED_SEED, Site, seeds
 from benchmarks.lab.cells import json_at, once
-from benchmarks.lab.options import MarketLogs, Markets
+from benchmarks.lab.options import MarketLogs, Markets, Served
 from benchmarks.lab.places import (
     ALIKE,
     CONTROL,
@@ -123,7 +123,7 @@ Played = TypeVar("Played", bound="League")
 
 
 @dataclass(frozen=True)
-class CellSettings(MarketLogs):
+class CellSettings(Served, MarketLogs):
     """How a cell is played; the fields of `COMMON` are the same for all cells of a folder."""
 
     BOUNDS: ClassVar[Mapping[str, Within]] = {"factors": POSITIVE, "episodes": Within(1, RUN_SEEDS)}
@@ -140,8 +140,6 @@ class CellSettings(MarketLogs):
     factors: dict[str, float] = field(default_factory=lambda: dict(FACTORS))
     """Factor of each contender's steps, 1 where it is not named. Those named by default have flat
     curves earlier, or steps that take longer."""
-    shoppers: int = 1024
-    """Number of shoppers that are served at once in a training."""
     episodes: int = 512
     """Number of episodes of an evaluation. The standard error is then 1 to 4 % of the return."""
     watched: int = 128
@@ -150,8 +148,6 @@ class CellSettings(MarketLogs):
     """Number of settings tried for each policy with parameters, the same for all to be fair."""
     tuning_episodes: int = 256
     """Number of episodes of a trial."""
-    batch: int = 256
-    """Number of shoppers served at a time in an evaluation, which changes its speed alone."""
     work: Path = Path("runs/league")
     """Folder of the cells. Those that are there are not played again; delete it to start anew."""
 

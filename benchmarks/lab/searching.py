@@ -28,12 +28,7 @@ WORKER = "worker"
 
 
 def joint_study(path: Path, seed: int = 0) -> optuna.Study:
-    """The search whose trials lie in a journal; a new one where there is none.
-
-    Args:
-        path: The file of the journal.
-        seed: The seed of this worker's sampler.
-    """
+    """The search whose trials lie in a journal; the seed is that of this worker's sampler."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path.parent.mkdir(parents=True, exist_ok=True)
     return optuna.create_study(
@@ -48,12 +43,8 @@ def joint_study(path: Path, seed: int = 0) -> optuna.Study:
 def search_together(path: Path, search: Search, worker: int) -> None:
     """Make trials until all are made or being made by others.
 
-    A trial of this worker that was cut off is made again; a worker's number has one process.
-
-    Args:
-        path: The file of the journal.
-        search: What all workers search for together.
-        worker: The number of this worker, 0 or more.
+    A trial of this worker that was cut off is made again; a worker's number has one process. The
+    trials of all workers lie in one journal.
     """
     study = joint_study(path, search.seed + worker)
     while True:

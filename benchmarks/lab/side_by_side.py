@@ -75,13 +75,11 @@ def bored_visit(
         observation = simulator.observe()
     shown = observation["category_shown"][:, :, LATELY]
     row, group = divmod(int(shown.argmax()), shown.shape[1])
-    return Visit(
-        _last(simulator.catalog.categories[group]),
-        {
-            name: _serve(simulator, observation, policy, row, group)
-            for name, policy in policies.items()
-        },
-    )
+    served = {
+        name: _serve(simulator, observation, policy, row, group)
+        for name, policy in policies.items()
+    }
+    return Visit(_last(simulator.catalog.categories[group]), served)
 
 
 def _slates(policy: Policy, simulator: SlateSimulator, observation: Observation) -> Tensor:

@@ -383,9 +383,7 @@ def main(config: Config) -> None:
     assert text is not None
     rows = ranked(data.carts("test", config.carts, config.fit.seed), weights, models, text)
     pairs = paired_items(config, data, models[NO_LIFT])
-    found = report(rows, pairs)
-    print(found.table)
-    run.save(rows, **vars(found), curves=pairs)
+    run.publish(rows, report(rows, pairs), pairs)
     save_model(models[FULL], config.output)
     console.print(f"the completion is in {config.output}")
 

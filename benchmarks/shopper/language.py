@@ -192,12 +192,8 @@ def scored(
 ) -> dict[str, list[float]]:
     """Fit the head of a cell, calibrate it on the valid weeks, and score it on the test weeks.
 
-    Args:
-        cell: the cell
-        read: rows of the train, valid and test weeks, as the head reads them
-        splits: their indices in the examples
-        hidden: the examples, in whose histories cold items are hidden
-        config: tells how many bootstrap samples
+    Rows of the train, valid and test weeks are given as the head reads them, and by their indices
+    in the examples, in whose histories cold items are hidden.
 
     Returns:
         The score and its bootstrap samples, by metric, and the number of households.
