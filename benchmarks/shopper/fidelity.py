@@ -39,6 +39,7 @@ from benchmarks.lab.logs import (
     SHIPPED_SHOPPER,
     Log,
     ReadsLog,
+    cold_splits,
     need_cold_items,
     ready,
     rows_of,
@@ -245,7 +246,7 @@ def main(config: Config) -> None:
     curves(figures, examples, judged["full_exposure"])
     with console.status("replaying the log without cold items"):
         hidden = log.examples(cold_hidden=True)
-    pure_cold(figures, model, hidden, cold, config)
+    pure_cold(figures, model, log, hidden, config)
     del hidden
     gaps(figures, model, examples, config)
 
@@ -347,7 +348,7 @@ def curves(figures: Figures, examples: Examples, models: Judged) -> None:
 
 
 def pure_cold(
-    figures: Figures, model: SlateShopper, hidden: Examples, cold: Tensor, config: Config
+    figures: Figures, model: SlateShopper, log: Log, hidden: Examples, config: Config
 ) -> None:
     """Add scores of cold items where the histories of the test weeks lack them as well.
 
@@ -357,14 +358,11 @@ def pure_cold(
     if not model.config.use_cold_head:
         print("cold items are left out: the shopper is of an earlier version without a cold head.")
         return
-    scores = score(model, hidden, "test", kinds=("case_control",), cold=cold)
-    keep = cold[hidden.row_item[scores.row]]
+    scores = score(model, hidden, "test", kinds=("case_control",), cold=log.cold)
+    keep = log.cold[hidden.row_item[scores.row]]
     logits = {MODEL: (scores.row[keep], scores.logit[keep])}
-    train, valid, test = (
-        rows_of(hidden, split, ("case_control",)) for split in ("train", "valid", "test")
-    )
+    train, valid, test = cold_splits(log, hidden)
     train = train[::TAUGHT_SHARE]
-    valid, test = (rows[cold[hidden.row_item[rows]]] for rows in (valid, test))
     taught, *others = (simple.category_columns(hidden, rows) for rows in (train, valid, test))
     on_valid, on_test = simple.fit_predict(
         simple.CATEGORY, taught, hidden.row_label[train].numpy(), others

@@ -46,8 +46,8 @@ from benchmarks.lab.heldout import numbered, over_fits, samples_by_fit, with_sam
 from benchmarks.lab.logs import (
     Log,
     ReadsLog,
+    cold_splits,
     opened_log,
-    rows_of,
     sorted_rows,
 )
 from benchmarks.lab.options import Results, Threads
@@ -157,11 +157,8 @@ def play(cells: list[Cell], log: Log, config: Config) -> None:
     }
 
     # Rows of the train weeks, and those of cold items in the other weeks.
-    hidden, cold = log.examples(cold_hidden=True), log.cold
-    train, valid, test = (
-        rows_of(hidden, split, ("case_control",)) for split in ("train", "valid", "test")
-    )
-    splits = (train, *(rows[cold[hidden.row_item[rows]]] for rows in (valid, test)))
+    hidden = log.examples(cold_hidden=True)
+    splits = cold_splits(log, hidden)
     plain = [plain_columns(hidden, rows, log.facts.placements) for rows in splits]
 
     # The cells of each encoder.

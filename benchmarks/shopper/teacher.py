@@ -44,8 +44,8 @@ from benchmarks.lab.heldout import Rows, bootstrap, numbered, over_fits, samples
 from benchmarks.lab.logs import (
     Log,
     ReadsLog,
+    cold_splits,
     opened_log,
-    rows_of,
     sorted_rows,
 )
 from benchmarks.lab.options import Results, Threads
@@ -232,10 +232,7 @@ class Split:
     def of(cls, log: Log, config: Config) -> Split:
         """Find the rows: all of the train weeks, and those of cold items in the other weeks."""
         hidden = log.examples(cold_hidden=True)
-        train, valid, test = (
-            rows_of(hidden, split, ("case_control",)) for split in ("train", "valid", "test")
-        )
-        valid, test = (rows[log.cold[hidden.row_item[rows]]] for rows in (valid, test))
+        train, valid, test = cold_splits(log, hidden)
         vectors, _ = encode(
             "minilm", list(log.catalog.text), config.output / "vectors" / "minilm.safetensors"
         )
