@@ -45,6 +45,7 @@ from benchmarks.shopper import (
     portrait,
     searches,
     verdict_cases,
+    young_shop,
 )
 from benchmarks.speed import (
     gpu,
@@ -119,6 +120,7 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
     "two_stages": lambda rows, config, folder: two_stages.report(rows),
     "verdict_cases": lambda rows, config, folder: verdict_cases.report(rows),
     "visit": lambda rows, config, folder: visit_report.report(rows),
+    "young_shop": lambda rows, config, folder: young_shop.report(rows),
 }
 """Rows, the configuration that they were measured with and the folder of the run -> report."""
 

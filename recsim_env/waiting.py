@@ -1,4 +1,4 @@
-"""A line on stderr where something takes long, so that nobody thinks it hangs."""
+"""A line on stderr where something takes long, so that nobody thinks it hangs, and none else."""
 
 from __future__ import annotations
 
@@ -22,3 +22,17 @@ def waiting(what: str) -> Iterator[None]:
         yield
     finally:
         told.cancel()
+
+
+@contextlib.contextmanager
+def without_bars() -> Iterator[None]:
+    """Hide the progress bars of transformers in a block that takes no time."""
+    from transformers.utils import logging  # takes seconds: only who uses transformers pays
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -62,7 +62,7 @@ from benchmarks.lab.fronts import simplex_grid
 from benchmarks.lab.league_cells import RUN_SEEDS
 from benchmarks.lab.measuring import RowCell, keeper_of
 from benchmarks.lab.options import Cells, Markets, Results, Served
-from benchmarks.lab.places import JOURNEY, LEARNED, MARKET, PLACES, Place
+from benchmarks.lab.places import CONTROL, JOURNEY, LEARNED, MARKET, PLACES, Place
 from benchmarks.lab.playing import Places, Task, end, play_cells
 from benchmarks.lab.run import Run
 from benchmarks.lab.settings import settings_of, share_settings
@@ -82,7 +82,7 @@ GOALS = ("clicks", "intra_list_distance")
 """The goals by default."""
 MOST_GOALS = 4
 """Most goals of a frontier: of more, a grid of weights has too many points to train for."""
-ENVS = {MARKET: "market", LEARNED: "learned", JOURNEY: "journey"}
+ENVS = {MARKET: "market", CONTROL: "control", LEARNED: "learned", JOURNEY: "journey"}
 """Id of an environment -> what the names of its figures begin with."""
 WORLDS = (0, 1)
 """Worlds of the market by default; other environments have one."""
@@ -102,8 +102,8 @@ class Config(Served, Markets, Cells, Results):
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"contenders": EVERYBODY, "env": ENVS}
 
     env: str = MARKET
-    """The environment: the market, the market that was learned from its log, or the Complete
-    Journey."""
+    """The environment: the market, its control in which nothing shown has a later effect, the
+    market that was learned from its log, or the Complete Journey."""
     goals: tuple[str, ...] = GOALS
     """The goals, two to four names of reward terms."""
     contenders: tuple[str, ...] = CONTENDERS

@@ -20,7 +20,12 @@ from torch import Tensor
 
 from benchmarks.data.wheels import CACHE, content_of, wheel
 from recsim_env.files import locked, read_tensors, write_bytes, write_tensors
-from recsim_env.logs.complete_journey.encoder import embed_texts, mean_states, places_of
+from recsim_env.logs.complete_journey.encoder import (
+    embed_texts,
+    mean_states,
+    open_encoder,
+    places_of,
+)
 
 STATIC = "tokenlearn-static-model==0.1.1"
 """The wheel with static embeddings of tokens, 10,000 of 64 numbers."""
@@ -69,7 +74,7 @@ def smollm2(texts: list[str]) -> Tensor:
         ImportError: If the package `gguf` is missing, which reads the model's file.
         RuntimeError: If the wheel cannot be fetched.
     """
-    return mean_states(texts, *_language_model())
+    return mean_states(texts, *open_encoder(language_model_folder()))
 
 
 def language_model_folder() -> Path:
@@ -88,16 +93,6 @@ def language_model_folder() -> Path:
             if not folder.exists():
                 _convert(path, folder)
     return folder
-
-
-def _language_model() -> tuple[Any, Any]:
-    """Open the language model and its tokenizer."""
-    from transformers import AutoModel, AutoTokenizer
-
-    folder = language_model_folder()
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-    return tokenizer, model.eval()
 
 
 def _convert(path: Path, folder: Path) -> None:

@@ -219,3 +219,16 @@ def sorted_rows(examples: Examples, rows: Tensor, logit: Tensor) -> heldout.Rows
 def week_range(weeks: tuple[int, int]) -> str:
     """Write weeks as a text: "49-53"."""
     return f"{weeks[0]}-{weeks[1]}"
+
+
+def plain_files(folder: Path, command: str) -> tuple[Path, Path]:
+    """The log and the catalogue in a folder.
+
+    Raises:
+        FileNotFoundError: If they are missing; the message names the command that writes them.
+    """
+    files = folder / "log.csv", folder / "catalog.csv"
+    for path in files:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path} is missing: run python -m {command}.")
+    return files

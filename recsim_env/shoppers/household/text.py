@@ -11,10 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 from tqdm.auto import trange
-from transformers import AutoModel, AutoTokenizer
 
+from recsim_env.logs.complete_journey.encoder import open_encoder
 from recsim_env.shoppers.household.model import SlateShopper
-from recsim_env.shoppers.weights import check_plain
 
 TEXT_MODES = ("frozen", "lora", "full")
 
@@ -47,7 +46,6 @@ class TextTunedShopper(nn.Module):
             raise ValueError(
                 f"mode is {mode!r}, but it must be one of {', '.join(TEXT_MODES[1:])}."
             )
-        check_plain(encoder_folder)
         self.shopper = shopper
         self.refreshed = refreshed
         distinct = sorted(set(texts), key=lambda text: (len(text), text))
@@ -55,14 +53,11 @@ class TextTunedShopper(nn.Module):
         self.register_buffer(
             "text_of_item", torch.tensor([place[text] for text in texts]), persistent=False
         )
-        tokenizer = AutoTokenizer.from_pretrained(encoder_folder, local_files_only=True)
+        tokenizer, encoder = open_encoder(encoder_folder)
         tokens = tokenizer(distinct, padding=True, return_tensors="pt")
         self.register_buffer("tokens", tokens["input_ids"], persistent=False)
         self.register_buffer("attention", tokens["attention_mask"], persistent=False)
-        self.encoder = _trainable(
-            AutoModel.from_pretrained(encoder_folder, local_files_only=True, use_safetensors=True),
-            mode,
-        )
+        self.encoder = _trainable(encoder, mode)
 
     text_of_item: Tensor
     tokens: Tensor
