@@ -30,6 +30,7 @@ from benchmarks.agents import (
 )
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.measuring import Cell
+from benchmarks.lab.places import REGULARS_ALIKE
 from benchmarks.lab.playing import Task
 from benchmarks.shopper import history, own_log, stress, verdict_cases, young_shop
 from policies.composer import ComposerConfig
@@ -112,7 +113,7 @@ def small_constraint(work: Path) -> constraint.Config:
 
 def small_knowing(work: Path) -> knowing.Config:
     return knowing.Config(
-        envs=(knowing.ALIKE,),
+        envs=(REGULARS_ALIKE,),
         seeds=(0, 1),
         steps=8 * 16,
         shoppers=8,
