@@ -73,6 +73,7 @@ def of_market(shopper: MarketShopper) -> Truth:
     """Read the shoppers of a market, who differ in speed, variety-seeking, patience and depth."""
 
     def tell(state: MarketState, candidates: Tensor) -> Observation:
+        """Read the true interest, satiation and depth, and the logarithms of positive traits."""
         traits = [state.speed.log(), state.variety.log(), state.patience]
         depth = state.examination.logit(eps=1e-6)
         return {
@@ -91,6 +92,7 @@ def of_visits(shopper: VisitsShopper) -> Truth:
     of_others = of_market(shopper.market)
 
     def tell(state: VisitsState, candidates: Tensor) -> Observation:
+        """Read the market inside, with chances and a trait in which prices count."""
         told = of_others.tell(state.market, candidates[:, :0])
         traits = [told["belief_traits"], state.sensitivity.log().unsqueeze(1)]
         return told | {
@@ -106,6 +108,7 @@ def of_regulars(shopper: RegularsShopper) -> Truth:
     """Read regular customers, whose traits are named in `recsim_env.shoppers.regulars.traits`."""
 
     def tell(state: RegularsState, candidates: Tensor) -> Observation:
+        """Read interest and habits; the whole catalogue is the pool."""
         return {
             "belief_logits": shopper.log_odds_of_all(state),  # everything is a candidate
             "belief_weary": shopper.config.sated * state.sated,
@@ -133,6 +136,7 @@ def of_session(shopper: SessionPopulation) -> Truth:
     belief = SessionBelief(model, shopper.device, slate_size=shopper.slate_size)
 
     def tell(state: SessionState, candidates: Tensor) -> Observation:
+        """Observe the belief that knows the temperament, but for what it says of its doubt."""
         known = SessionBeliefState(
             cache=state.caches[0],
             memory=state.memory,

@@ -26,20 +26,19 @@ from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
-from matplotlib.figure import Figure
 
 from agents import AGENTS, TrainingSetup
 from agents.evaluate import evaluate
 from agents.places import REPORTED_SEED, TUNING_SEED, Site, open_place, seeds
-from agents.statistics import Floats, over_training_seeds, paired_difference
+from agents.statistics import over_training_seeds, paired_difference
 from benchmarks.lab.command import run_command
-from benchmarks.lab.measuring import RowCell, keeper_of, measure, read_cells
+from benchmarks.lab.measuring import RowCell, keeper_of, measure_and_report
 from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.settings import presets_told, settings_of, share_settings
+from benchmarks.lab.settings import presets_told, settings_of
+from benchmarks.lab.statistics import returns_of
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.threads import use_threads
 from policies import POLICIES
 from policies.bundle_oracle import ORACLE_BUNDLE, OracleBundle
 from policies.together import AtLevel
@@ -113,14 +112,8 @@ class World:
 
     def open(self, config: Config) -> Site:
         """Open it with its log and ranker, which are made where they are missing."""
-        options = {"world": self.seed}
-        return open_place(
-            self.env,
-            options=options,
-            slates=config.slates,
-            cache=config.cache,
-            device=config.device,
-        )
+        where, device, world = config.cache, config.device, {"world": self.seed}
+        return open_place(self.env, options=world, slates=config.slates, cache=where, device=device)
 
 
 # ---- who plays -----------------------------------------------------------------------------------
@@ -161,10 +154,10 @@ def baselines(config: Config, world: World, site: Site) -> list[dict[str, Any]]:
         contenders[f"{name} {DISCOUNTED}"] = AtLevel(policy, site.inputs, level), level
     for name, (policy, level) in contenders.items():
         played = returns(config, site, policy, REPORTED_SEED, config.episodes)
-        rows += [named(world, name, None, row, level=level) for row in played]
+        rows += named(world, name, None, played, level=level)
     if config.oracle_episodes:
         played = returns(config, site, None, REPORTED_SEED, config.oracle_episodes)
-        rows += [named(world, ORACLE_BUNDLE, None, row) for row in played]
+        rows += named(world, ORACLE_BUNDLE, None, played)
     return rows
 
 
@@ -183,54 +176,36 @@ def trained(
     learned = AGENTS[agent].learner(setup, options)
     played = returns(config, site, learned.policy, REPORTED_SEED, config.episodes)
     minutes = float(learned.facts.get("minutes", 0.0))
-    return [named(world, agent, seed, row, minutes=minutes) for row in played]
+    return named(world, agent, seed, played, minutes=minutes)
 
 
 def named(
     world: World,
     policy: str,
     seed: int | None,
-    row: Mapping[str, Any],
+    played: list[dict[str, Any]],
     *,
     level: int | None = None,
     minutes: float = 0.0,
-) -> dict[str, Any]:
-    """A row with the names of who played where."""
-    return {
-        "env": world.env,
-        "world": world.seed,
-        "policy": policy,
-        "seed": seed,
-        "level": level,
-        "minutes": minutes,
-        **row,
-    }
+) -> list[dict[str, Any]]:
+    """Some rows with the names of who played where."""
+    about = {"env": world.env, "world": world.seed, "policy": policy, "seed": seed}
+    return [{**about, "level": level, "minutes": minutes, **row} for row in played]
 
 
 # ---- the report ----------------------------------------------------------------------------------
 
 
-def table_of(rows: pl.DataFrame, policy: str, world: int) -> Floats:
-    """Returns (S, E) of a policy in a world, a line for each training; one line without any."""
-    own = rows.filter((pl.col("policy") == policy) & (pl.col("world") == world))
-    lines = [part.sort("episode")["return"] for part in own.partition_by("seed")]
-    return np.stack([line.to_numpy() for line in lines])
-
-
 def gain(rows: pl.DataFrame, policy: str, baseline: str) -> Estimate:
-    """By how much a policy earns more than another with the same shoppers.
+    """By how much a policy earns more than another in an environment, with the same shoppers.
 
     Where one of them was trained, the independent units are trainings in all worlds; otherwise they
-    are the shoppers in all worlds.
-
-    Args:
-        rows: Those of one environment.
-        policy: The one.
-        baseline: The other, of which there is one line a world.
+    are the shoppers in all worlds. Of the baseline there is one line a world.
     """
     ones, others = [], []
     for world in sorted(rows["world"].unique()):
-        one, other = table_of(rows, policy, world), table_of(rows, baseline, world)
+        own = rows.filter(pl.col("world") == world)
+        one, other = returns_of(own, policy), returns_of(own, baseline)
         shared = min(one.shape[1], other.shape[1])
         ones.append(one[:, :shared])
         others.append(np.broadcast_to(other[:, :shared], (len(one), shared)))
@@ -269,36 +244,23 @@ def report(rows: pl.DataFrame) -> Report:
                 less = summary[f"{name}/{policy}_minus_{SINGLES}".replace(" ", "_")]
                 drawn.append((f"{name}: {policy}", less, BLUE if policy in AGENTS else INK))
             lines.append(line)
-    return Report(markdown(lines), summary, picture(drawn))
-
-
-def picture(lines: list[tuple[str, Estimate, str]]) -> Figure:
-    """Draw what everybody earns more than the best single items, with intervals."""
-    figure = level_intervals(lines, f"return of an episode, less that of {SINGLES}")
-    figure.axes[0].axvline(0, color=INK, linewidth=0.8)
-    return figure
+    figure = level_intervals(drawn, f"return of an episode, less that of {SINGLES}", mark=0)
+    return Report(markdown(lines), summary, figure)
 
 
 def main(config: Config) -> None:
     """Measure every world and training that is not measured yet, and report.
 
     Raises:
-        ValueError: If the slates of an environment are no bundles, or the folder holds other
-            measurements.
-        SystemExit: If a cell failed, or another process measures one.
+        ValueError: If the slates of an environment are no bundles, or as `measure_and_report`.
     """
-    use_threads(config.threads)
     for env in config.envs:
         if not make_simulator(env, device=config.device).discounts:
             raise ValueError(f"envs names {env!r}, but its slates are no bundles.")
     run = Run("bundle", config, results=config.results)
-    free = ("envs", "worlds", "agents", "seeds", "batch", "device", "threads", "ray", "results")
-    told = settings_of(config, free=(*free, "work", "cache"))
-    share_settings(config.work, told | {"shops": presets_told((BUNDLE, CONTROL))})
-    cells = cells_of(config)
-    measure(cells, config, "bundle")
-    table = read_cells(cells)
-    run.publish(table, report(table))
+    told = settings_of(config, free=("envs", "worlds", "agents", "seeds", "batch"))
+    told["shops"] = presets_told((BUNDLE, CONTROL))
+    measure_and_report(run, config, cells_of(config), report, told, config.work)
 
 
 def cells_of(config: Config) -> list[RowCell]:

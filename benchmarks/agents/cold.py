@@ -29,21 +29,21 @@ import gymnasium
 import numpy as np
 import polars as pl
 import torch
-from matplotlib.figure import Figure
 
 from agents import AGENTS, TrainingSetup
-from agents.places import REPORTED_SEED, TUNING_SEED, Site, open_place, seeds
+from agents.places import REPORTED_SEED, Site, open_place, seeds
 from agents.places.opening import PLACES
 from agents.statistics import estimate_mean, paired_difference
 from benchmarks.lab.command import run_command
-from benchmarks.lab.measuring import RowCell, keeper_of, measure, read_cells
+from benchmarks.lab.league_cells import RUN_SEEDS
+from benchmarks.lab.measuring import RowCell, keeper_of, measure_and_report
 from benchmarks.lab.options import Cells, Device, Results
+from benchmarks.lab.places import REGULARS
 from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.settings import settings_of, share_settings
+from benchmarks.lab.settings import settings_of
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.threads import use_threads
-from benchmarks.lab.tuning import policy_trials
+from benchmarks.lab.tuning import policy_search, trials_of
 from policies import POLICIES
 from recsim_env.estimates import Estimate
 from recsim_env.rollout import draws_for
@@ -51,7 +51,6 @@ from recsim_env.shoppers.regulars.config import RegularsConfig
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
 
-ENV = "recsim_env/MarketRegulars-v0"
 NAME = COLD = "cold"
 CONTROL = "control"
 GREEDY, REWARD_GREEDY, TUNED = "greedy_ctr", "reward_greedy", "constant tuned"
@@ -63,8 +62,6 @@ TWINS = {THOMPSON: THOMPSON_TWIN, LINUCB: LINUCB_TWIN, PPO: PPO_TWIN}
 AGENT_NAMES = (GREEDY, REWARD_GREEDY, TUNED, *(name for pair in TWINS.items() for name in pair))
 FIRST_VISITS = 10
 """Visits by which an agent is judged."""
-RUN_SEEDS = 100_000
-"""Seeds set aside for the shoppers of one run."""
 GAIN, OF_EXPLORING = "above greedy", "above its twin"
 """Columns of the table of gains: above `reward_greedy`, and above the twin without exploring."""
 COLUMNS = (
@@ -173,7 +170,7 @@ def site_of(config: Config, name: str) -> Site:
     """Open the cold world or its control."""
     cold = {"newcomers": config.newcomers, "new_items": config.new_items}
     return open_place(
-        ENV,
+        REGULARS,
         options={
             "config": world_of(config),
             "world": config.world,
@@ -193,17 +190,10 @@ def site_of(config: Config, name: str) -> Site:
 
 def tuned_policy(config: Config, name: str, site: Site) -> Policy:
     """A constant re-ranker whose knobs earned most on training shoppers."""
-    spec = POLICIES["constant_log_odds"]
-    study = policy_trials(
-        config.kept / f"{name}.trials.json",
-        TUNED,
-        spec,
-        site.inputs,
-        site.simulator("train"),
-        episodes=seeds(TUNING_SEED, config.tuning_episodes),
-        first=[dict.fromkeys(spec.search(), 0.0)],
-        trials=config.trials,
-    )
+    spec, simulator = POLICIES["constant_log_odds"], site.simulator("train")
+    first, told = dict.fromkeys(spec.search(), 0.0), (config.trials, config.tuning_episodes)
+    search = policy_search(TUNED, site.inputs, simulator, [first], *told, spec=spec)
+    study = trials_of(config.kept / f"{name}.trials.json", search)
     return spec.build(site.inputs, dict(study.best_params))
 
 
@@ -331,10 +321,12 @@ def report(rows: pl.DataFrame) -> Report:
                 )
                 summary[f"{world}/{agent}, {name}"] = line[name] = found
                 if name == OF_EXPLORING:
-                    drawn.append((f"{agent}, {world}", found, _colour(world)))
+                    colour = BLUE if world == COLD else INK
+                    drawn.append((f"{agent}, {world}", found, colour))
             gains.append(line)
     table = f"{markdown(lines)}\n\n{markdown(gains)}"
-    return Report(table, summary, picture(drawn))
+    label = "return of ten visits above that without exploring"
+    return Report(table, summary, level_intervals(drawn, label, mark=0))
 
 
 def _line(
@@ -354,17 +346,6 @@ def _line(
     for name, values in figures.items():
         summary[f"{world}/{agent}/{name}"] = line[name] = estimate_mean(values)
     return line
-
-
-def _colour(world: str) -> str:
-    return BLUE if world == COLD else INK
-
-
-def picture(lines: list[tuple[str, Estimate, str]]) -> Figure:
-    """Draw what exploring brings with its interval, in both worlds."""
-    figure = level_intervals(lines, "return of ten visits above that without exploring")
-    figure.axes[0].axvline(0, color=INK, linewidth=0.8)
-    return figure
 
 
 def path_of(config: Config, world: str, seed: int, agent: str) -> Path:
@@ -389,20 +370,10 @@ def cells_of(config: Config) -> list[RowCell]:
 
 
 def main(config: Config) -> None:
-    """Measure what is not measured yet, and report.
-
-    Raises:
-        ValueError: If the folder holds other measurements.
-        SystemExit: If a cell failed, or another process measures one.
-    """
-    use_threads(config.threads)
+    """Measure what is not measured yet, and report; raises as `measure_and_report`."""
     run = Run(config.name, config, results=config.results)
-    free = ("seeds", "device", "threads", "ray", "results", "work", "cache", "agents", "worlds")
-    share_settings(config.kept, settings_of(config, free=free))
-    cells = cells_of(config)
-    measure(cells, config, config.name)
-    table = read_cells(cells)
-    run.publish(table, report(table))
+    told = settings_of(config, free=("seeds", "agents", "worlds"))
+    measure_and_report(run, config, cells_of(config), report, told, config.kept)
 
 
 if __name__ == "__main__":

@@ -16,29 +16,28 @@ there.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
 import polars as pl
-from matplotlib.figure import Figure
 
-from agents import AGENTS, TrainingSetup
+from agents import AGENTS, TrainedAgent, TrainingSetup
 from agents.places import REPORTED_SEED, TUNING_SEED, Site, open_place, seeds
 from agents.ppo.constrained import ConstrainedConfig, planned_for
 from agents.ppo.constraint import BATCH, Constraint, Limit, Totals, judged, totals_of
 from agents.statistics import estimate_mean
 from benchmarks.lab.command import run_command
-from benchmarks.lab.measuring import RowCell, keeper_of, measure, read_cells
+from benchmarks.lab.measuring import RowCell, keeper_of, measure_and_report
 from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.settings import settings_of, share_settings
+from benchmarks.lab.settings import settings_of
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.threads import use_threads
-from benchmarks.lab.tuning import Parameters, search_here, starts, trials_of
+from benchmarks.lab.tuning import Parameters, Search, search_here, starts, trials_of
 from policies import POLICIES, PolicyInputs
 from recsim_env.estimates import Estimate
 from recsim_env.rewards import REWARD_TERMS, reward_term, share_of, zero_to_one
@@ -158,10 +157,25 @@ def ground_of(config: Config, world: int, name: str) -> Ground:
         device=config.device,
     )
     train, evaluation = site.simulator("train"), site.simulator("evaluation")
-    if department_in(world) not in REWARD_TERMS:
-        term = share_of(train.catalog, [DEPARTMENT])
-        reward_term(department_in(world), bounds=zero_to_one)(term)
     return Ground(goal, train, evaluation, site.inputs_for(train))
+
+
+@contextlib.contextmanager
+def term_of(ground: Ground) -> Iterator[None]:
+    """Register the term that a goal limits for a block, where it is the share of the department.
+
+    That term belongs to the catalogue of a world, so no process keeps it: a worker of a cluster
+    plays cells of several worlds.
+    """
+    name = ground.goal.constraint.term
+    if name in REWARD_TERMS:
+        yield
+        return
+    reward_term(name, bounds=zero_to_one)(share_of(ground.train.catalog, [DEPARTMENT]))
+    try:
+        yield
+    finally:
+        del REWARD_TERMS[name]
 
 
 # ---- who plays -----------------------------------------------------------------------------------
@@ -174,7 +188,8 @@ Opened = tuple[Ground, Mapping[str, Policy]]
 def prepared(config: Config, world: int, name: str) -> Opened:
     """Open a world with the reward of a goal, and tune the re-rankers there."""
     ground = ground_of(config, world, name)
-    return ground, rivals_of(config, ground, folder_of(config, world, name))
+    with term_of(ground):
+        return ground, rivals_of(config, ground, folder_of(config, world, name))
 
 
 def rivals_of(config: Config, ground: Ground, folder: Path) -> dict[str, Policy]:
@@ -202,7 +217,7 @@ def rivals_of(config: Config, ground: Ground, folder: Path) -> dict[str, Policy]
         if name == "constant":
             first.insert(0, dict.fromkeys(search, 0.0))
         path = folder / f"{name}.trials.json"
-        study = trials_of(path, value, search, first, config.trials, 0, name)
+        study = trials_of(path, Search(value, search, first, config.trials, title=name))
         found[name] = spec.build(inputs, dict(study.best_params))
     return found
 
@@ -212,13 +227,22 @@ def measured(
 ) -> list[dict[str, Any]]:
     """Train with a seed, and play everybody before the same batches: a row each."""
     ground, rivals = opened
-    goal, constraint = ground.goal, ground.goal.constraint
     keeper = keeper_of(path_of(config, world, name, seed))
     setup = TrainingSetup(
         ground.train, ground.inputs, seed, config.steps, config.shoppers, keeper=keeper
     )
-    options = {one: getattr(config.agent, one) for one in vars(config.agent)}
-    agent = AGENTS[AGENT].learn(setup, options | {"constraint": constraint})
+    options = vars(config.agent) | {"constraint": ground.goal.constraint}
+    with term_of(ground):
+        agent = AGENTS[AGENT].learn(setup, options)
+        rows = batches_of(config, ground, seed, agent, rivals)
+    return [{"world": world, "goal": name, **row} for row in rows]
+
+
+def batches_of(
+    config: Config, ground: Ground, seed: int, agent: TrainedAgent, rivals: Mapping[str, Policy]
+) -> list[dict[str, Any]]:
+    """Play everybody before the batches of a training's seed: a row each."""
+    goal, constraint = ground.goal, ground.goal.constraint
 
     # batches of shoppers whom no training met, the same for everybody
     greedy = POLICIES[GREEDY].build(ground.inputs)
@@ -234,8 +258,6 @@ def measured(
                 aim = constraint.limit * found.mean
             rows.append(
                 {
-                    "world": world,
-                    "goal": name,
                     "told": goal.told,
                     "seed": seed,
                     "batch": batch,
@@ -298,14 +320,8 @@ def report(rows: pl.DataFrame) -> Report:
             if policy != GREEDY:
                 colour = BLUE if policy == AGENT else INK
                 drawn.append((f"{goal}, world {world}: {policy}", kept, colour))
-    return Report(markdown(lines), summary, picture(drawn))
-
-
-def picture(lines: list[tuple[str, Estimate, str]]) -> Figure:
-    """Draw the share of batches within the limit, of every policy with its interval."""
-    figure = level_intervals(lines, "share of fresh batches within the limit")
-    figure.axes[0].axvline(0.95, color=INK, linewidth=0.8)
-    return figure
+    figure = level_intervals(drawn, "share of fresh batches within the limit", mark=0.95)
+    return Report(markdown(lines), summary, figure)
 
 
 def folder_of(config: Config, world: int, name: str) -> Path:
@@ -334,20 +350,10 @@ def cells_of(config: Config) -> list[RowCell]:
 
 
 def main(config: Config) -> None:
-    """Measure what is not measured yet, and report.
-
-    Raises:
-        ValueError: If the folder holds other measurements.
-        SystemExit: If a cell failed, or another process measures one.
-    """
-    use_threads(config.threads)
+    """Measure what is not measured yet, and report; raises as `measure_and_report`."""
     run = Run("constraint", config, results=config.results)
-    free = ("worlds", "goals", "seeds", "device", "threads", "ray", "results", "work")
-    share_settings(config.work, settings_of(config, free=free))
-    cells = cells_of(config)
-    measure(cells, config, "constraint")
-    table = read_cells(cells)
-    run.publish(table, report(table))
+    told = settings_of(config, free=("worlds", "goals", "seeds"))
+    measure_and_report(run, config, cells_of(config), report, told, config.work)
 
 
 if __name__ == "__main__":

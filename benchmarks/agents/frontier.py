@@ -40,8 +40,7 @@ import polars as pl
 from agents import AGENTS, TrainingSetup
 from agents.evaluate import evaluate
 from agents.faces import IntentFace
-from agents.keeper import Keeper
-from agents.places import REPORTED_SEED, TUNING_SEED, Site, seeds
+from agents.places import REPORTED_SEED, Site, seeds
 from agents.places.opening import slug
 from benchmarks.agents.frontier_report import (
     ALONE,
@@ -60,19 +59,21 @@ from benchmarks.agents.frontier_report import (
 from benchmarks.lab.capql import library, train_capql
 from benchmarks.lab.command import run_command
 from benchmarks.lab.fronts import simplex_grid
-from benchmarks.lab.options import Cells, Markets, Results
+from benchmarks.lab.league_cells import RUN_SEEDS
+from benchmarks.lab.measuring import RowCell, keeper_of
+from benchmarks.lab.options import Cells, Markets, Results, Served
 from benchmarks.lab.places import CONTROL, JOURNEY, LEARNED, MARKET, PLACES, Place
-from benchmarks.lab.playing import Places, Task, end, play_cells, there
+from benchmarks.lab.playing import Places, Task, end, play_cells
 from benchmarks.lab.run import Run
 from benchmarks.lab.settings import settings_of, share_settings
 from benchmarks.lab.threads import use_threads
-from benchmarks.lab.tuning import policy_trials
+from benchmarks.lab.tuning import policy_search, trials_of
 from policies import POLICIES
 from policies.goals import checked_goals
 from policies.inputs import PolicyInputs
 from policies.learnable.conditioned import ConditionedPolicy
 from recsim_env import make_simulator
-from recsim_env.files import read_json, write_json
+from recsim_env.files import read_json
 from recsim_env.settings import SHARE, Within, put
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
@@ -87,8 +88,6 @@ WORLDS = (0, 1)
 """Worlds of the market by default; other environments have one."""
 SHARES = {CONDITIONED: 0.2, EQUAL: 1.0}
 """Steps of the agent for all weights, as a share of those of all specialists together."""
-RUN_SEEDS = 100_000
-"""Seeds set aside for the shoppers of one run."""
 Row = dict[str, Any]
 SETTINGS: dict[str, dict[str, Any]] = {"ppo_composer": {}, "ppo_conditioned": {}}
 """Options of the agents that are not their defaults. The goals of `ppo_conditioned` are by default
@@ -96,7 +95,7 @@ the terms of the reward."""
 
 
 @dataclass(frozen=True)
-class Config(Markets, Cells, Results):
+class Config(Served, Markets, Cells, Results):
     """Play the cells of the frontier that are missing, and report on all that were played."""
 
     BOUNDS: ClassVar[Mapping[str, Within]] = {"weights": SHARE, "parts": Within(1, 100)}
@@ -122,8 +121,6 @@ class Config(Markets, Cells, Results):
     that have the sum 1: with 4, 15 ways to weigh three goals and 35 to weigh four."""
     steps: int = 400_000
     """Length of the training of a specialist in shopper-steps."""
-    shoppers: int = 1024
-    """Number of shoppers that are served at once in a training."""
     outsider_steps: int = 100_000
     """Length of a training of `capql` in shopper-steps; each takes many times as long as PPO's."""
     trials: int = 30
@@ -134,8 +131,6 @@ class Config(Markets, Cells, Results):
     """Number of values of the parameter of each re-ranker that is swept."""
     episodes: int = 512
     """Number of episodes that each policy is reported on, for each seed."""
-    batch: int = 256
-    """Number of shoppers served at a time in an evaluation, which changes its speed alone."""
     work: Path = Path("runs/frontier")
     """Folder of the cells; delete it to start anew. Those of an environment or of goals other than
     the default ones lie in a folder in it, named after them."""
@@ -217,11 +212,6 @@ class Cell:
         name = f"{self.contender}-world{self.world}-seed{self.seed}{self.weights}.json"
         return self.config.folder / "cells" / name
 
-    @property
-    def unfinished(self) -> Path:
-        """The folder of what it needs to go on."""
-        return self.config.folder / "unfinished" / self.path.stem
-
 
 def cells_of(config: Config) -> list[Cell]:
     """Every cell that is asked for, contender by contender in the order of `CONTENDERS`."""
@@ -299,20 +289,11 @@ def play_constant(cell: Cell, ground: Ground) -> list[Row]:
     assert cell.way is not None
     config, spec, weighed = cell.config, POLICIES[CONSTANT], cell.config.weighed
     simulator, inputs = ground.learning(weighed.reward(cell.way))
-    nothing = dict.fromkeys(spec.search(), 0.0)
+    first = [dict.fromkeys(spec.search(), 0.0)]
+    told = (first, config.trials, config.tuning_episodes, config.batch)
     # the knobs of a world are found once: training shoppers are the same for all seeds
     path = config.folder / "tuned" / f"world{cell.world}{cell.weights}.json"
-    study = policy_trials(
-        path,
-        CONSTANT,
-        spec,
-        inputs,
-        simulator,
-        episodes=seeds(TUNING_SEED, config.tuning_episodes),
-        first=[nothing],
-        trials=config.trials,
-        batch=config.batch,
-    )
+    study = trials_of(path, policy_search(CONSTANT, inputs, simulator, *told))
     policy = spec.build(inputs, dict(study.best_params))
     return [ground.row(cell, policy, weighed.at(cell.way))]
 
@@ -322,7 +303,7 @@ def play_specialist(cell: Cell, ground: Ground) -> list[Row]:
     assert cell.way is not None
     config, weighed = cell.config, cell.config.weighed
     simulator, inputs = ground.learning(weighed.reward(cell.way))
-    keeper = Keeper(cell.unfinished / "training.safetensors")
+    keeper = keeper_of(cell.path)
     setup = TrainingSetup(
         simulator, inputs, cell.seed, config.steps, config.shoppers, keeper=keeper
     )
@@ -336,7 +317,7 @@ def play_conditioned(cell: Cell, ground: Ground) -> list[Row]:
     config, weighed = cell.config, cell.config.weighed
     simulator, inputs = ground.learning(dict.fromkeys(config.goals, 1 / len(config.goals)))
     steps = round(SHARES[cell.contender] * config.steps * len(weighed.ways))
-    keeper = Keeper(cell.unfinished / "training.safetensors")
+    keeper = keeper_of(cell.path)
     setup = TrainingSetup(simulator, inputs, cell.seed, steps, config.shoppers, keeper=keeper)
     learned = AGENTS["ppo_conditioned"].learn(setup, SETTINGS["ppo_conditioned"])
     policy = learned.policy
@@ -403,23 +384,18 @@ def check_served(config: Config) -> None:
     make_simulator(config.env, device=config.device, reward=dict.fromkeys(config.goals, 1.0))
 
 
-def play(cell: Cell, site: Site) -> None:
-    """Play a cell, and write its rows."""
-    rows = PLAYED.get(cell.contender, play_policies)(cell, Ground(site, cell.config))
-    write_json(cell.path, rows)
+def play(cell: Cell, site: Site) -> list[Row]:
+    """Play a cell: its rows."""
+    return PLAYED.get(cell.contender, play_policies)(cell, Ground(site, cell.config))
 
 
 def tasks_of(config: Config) -> list[Task]:
     """Every cell that is asked for, as it is played."""
+    places = {
+        world: (f"{config.env} {world}", partial(opened, config, world)) for world in config.worlds
+    }
     return [
-        Task(
-            cell.path.stem,
-            cell.unfinished,
-            f"{config.env} {cell.world}",
-            partial(opened, config, cell.world),
-            partial(play, cell),
-            partial(there, cell.path),
-        )
+        RowCell(cell.path, *places[cell.world], partial(play, cell)).task
         for cell in cells_of(config)
     ]
 
@@ -435,11 +411,9 @@ def main(config: Config) -> None:
         check_served(config)
     name = "-".join(["frontier", config.own]) if config.own else "frontier"
     run = Run(name, config, results=config.results)
-    free = ("contenders", "worlds", "seeds", "batch", "device", "threads", "results", "work")
+    free = ("contenders", "worlds", "seeds", "batch", "report_only", "env", "goals")
     unused = "parts" if config.two else "weights"
-    apart = ("markets", "ray", "report_only", "env", "goals", unused)
-    told = settings_of(config, free=(*free, *apart))
-    share_settings(config.folder, told)
+    share_settings(config.folder, settings_of(config, free=(*free, unused)))
     failed = []
     if not config.report_only:
         failed = play_cells(tasks_of(config), config, "frontier", Places(len(config.worlds)))

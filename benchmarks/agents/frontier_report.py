@@ -112,11 +112,8 @@ def judged(rows: pl.DataFrame, weighed: Weighed) -> pl.DataFrame:
 def compared(found: pl.DataFrame, place: str) -> dict[str, Estimate]:
     """The figures that compare hypervolumes within worlds and seeds, where both sides played.
 
-    The best sweep is chosen anew in each world and seed, in favour of the sweeps.
-
-    Args:
-        found: what `judged` found
-        place: what their names begin with
+    The best sweep is chosen anew in each world and seed, in favour of the sweeps. `found` is what
+    `judged` found, and the names of the figures begin with `place`.
     """
     wide = {
         (line["world"], line["seed"], line["contender"]): line["hypervolume"]
@@ -145,10 +142,7 @@ def compared(found: pl.DataFrame, place: str) -> dict[str, Estimate]:
 def at_first_goal(rows: pl.DataFrame, weighed: Weighed, place: str) -> dict[str, Estimate]:
     """What the agent earns of the first goal where that alone counts over greed there, a control.
 
-    Args:
-        rows: all rows
-        weighed: goals and ways
-        place: what the name of the figure begins with
+    The name of the figure begins with `place`.
     """
     goal, alone = weighed.goals[0], (1.0, *(0.0 for _ in weighed.goals[1:]))
     if alone not in weighed.ways:
@@ -170,12 +164,8 @@ def at_first_goal(rows: pl.DataFrame, weighed: Weighed, place: str) -> dict[str,
 def report(rows: pl.DataFrame, weighed: Weighed, place: str = "market") -> Report:
     """Make the table, the figures and the picture.
 
-    Only contenders whose cells are all there in a world and seed are told of it.
-
-    Args:
-        rows: the rows of all cells
-        weighed: goals and ways
-        place: what the names of figures begin with
+    Only contenders whose cells are all there in a world and seed are told of it. The names of
+    figures begin with `place`.
 
     Raises:
         ValueError: If `uniform` played nowhere, which is the point of reference.

@@ -25,24 +25,25 @@ from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
-from matplotlib.figure import Figure
 
 from agents import AGENTS, TrainingSetup
 from agents.evaluate import evaluate
-from agents.places import REPORTED_SEED, TUNING_SEED, seeds
+from agents.places import REPORTED_SEED, seeds
 from agents.places.exploring import PER_CATEGORY
 from agents.places.opening import has_populations
 from agents.ppo.agents import PPOComposerConfig
 from agents.statistics import estimate_mean
 from benchmarks.lab.command import run_command
-from benchmarks.lab.measuring import RowCell, keeper_of, measure, read_cells
-from benchmarks.lab.options import Cells, Device, Results
+from benchmarks.lab.league_cells import RUN_SEEDS
+from benchmarks.lab.measuring import RowCell, keeper_of, measure_and_report
+from benchmarks.lab.options import Cells, Device, Results, Served
+from benchmarks.lab.places import LEARNED, MARKET, REGULARS, REGULARS_ALIKE
 from benchmarks.lab.plots import BLUE, INK, level_intervals
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.settings import presets_told, settings_of, share_settings
+from benchmarks.lab.session_markets import market_of
+from benchmarks.lab.settings import presets_told, settings_of
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.threads import use_threads
-from benchmarks.lab.tuning import Parameters, policy_trials, starts
+from benchmarks.lab.tuning import Parameters, policy_search, starts, trials_of
 from policies import POLICIES, PolicyInputs
 from policies.rankers.belief import BeliefRanker
 from policies.truth import Told, readable
@@ -51,39 +52,29 @@ from recsim_env.registration import PRESETS, make_simulator
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
 
-MARKET, REGULARS, ALIKE, LEARNED = (
-    f"recsim_env/{name}-v0"
-    for name in ("Market", "MarketRegulars", "MarketRegularsAlike", "LearnedMarket")
-)
 GREEDY, RERANKER, PPO = "reward_greedy", "constant", "ppo_composer"
-RUN_SEEDS = 100_000
-"""Seeds set aside for the shoppers of one run."""
 ENOUGH = 0.05
 """Value of knowing below which a line says that constants suffice."""
 
 
 @dataclass(frozen=True)
-class Config(Device, Cells, Results):
+class Config(Served, Device, Cells, Results):
     """Measure what knowing the shoppers is worth."""
 
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {"envs": PRESETS}
 
-    envs: tuple[str, ...] = (MARKET, REGULARS, ALIKE, LEARNED)
+    envs: tuple[str, ...] = (MARKET, REGULARS, REGULARS_ALIKE, LEARNED)
     """Ids of environments whose hidden state can be read."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """Seeds of the trainings. Each has shoppers of its own to report on."""
     steps: int = 400_000
     """Length of a training in shopper-steps."""
-    shoppers: int = 1024
-    """Number of shoppers that are served at once in a training."""
     trials: int = 30
     """Number of settings of the constant re-ranker that are tried; the best is the rule for all."""
     tuning_episodes: int = 256
     """Number of episodes of a trial."""
     episodes: int = 512
     """Number of episodes that each contender is reported on, for each seed."""
-    batch: int = 256
-    """Number of shoppers served at a time in an evaluation, which changes its speed alone."""
     ppo: PPOComposerConfig = field(default_factory=PPOComposerConfig)
     """Options of PPO; the composer is that of the constant."""
     work: Path = Path("runs/knowing")
@@ -114,14 +105,7 @@ def ground_of(env: str, device: str | None) -> Ground:
         hiding = make_simulator(env, device=device, **options)
         if not readable(hiding.shopper):
             raise ValueError(f"envs names {env!r}, but no truth is registered for its shoppers.")
-        simulators.append(
-            SlateSimulator(
-                Told(hiding.shopper),
-                hiding.reward,
-                horizon_days=hiding.horizon_days,
-                history=hiding.history,
-            )
-        )
+        simulators.append(market_of(Told(hiding.shopper), hiding))
     train, evaluation = simulators
     inputs = PolicyInputs(
         train.catalog,
@@ -143,23 +127,12 @@ def best_rule(config: Config, env: str, ground: Ground) -> Parameters:
     The search begins with the defaults, with all knobs at 0, which is the slate that is greedy in
     the reward, and with that of the best weight of diversity.
     """
-    common: dict[str, Any] = {
-        "episodes": seeds(TUNING_SEED, config.tuning_episodes),
-        "batch": config.batch,
-    }
 
     def search(name: str, trials: int, first: list[Parameters]) -> Parameters:
-        study = policy_trials(
-            folder_of(config, env) / f"{name}.trials.json",
-            name,
-            POLICIES[name],
-            ground.inputs,
-            ground.train,
-            first=first,
-            trials=trials,
-            **common,
-        )
-        return dict(study.best_params)
+        told = (first, trials, config.tuning_episodes, config.batch)
+        found = policy_search(name, ground.inputs, ground.train, *told)
+        path = folder_of(config, env) / f"{name}.trials.json"
+        return dict(trials_of(path, found).best_params)
 
     greedy = search(GREEDY, max(config.trials // 4, 1), starts(GREEDY, POLICIES[GREEDY], {}))
     spec = POLICIES[RERANKER]
@@ -216,11 +189,7 @@ def measured(
 
 
 def value_of_knowing(rows: pl.DataFrame) -> Estimate:
-    """PPO less the constant as a share of the constant's return; the interval is over seeds.
-
-    Args:
-        rows: Those of one environment.
-    """
+    """PPO less the constant in an environment, as a share of the constant's return, over seeds."""
     wide = rows.pivot("policy", index="seed", values="return").sort("seed")
     ppo, constant = wide[PPO].to_numpy(), wide[RERANKER].to_numpy()
     return estimate_mean((ppo - constant) / constant)
@@ -243,14 +212,8 @@ def report(rows: pl.DataFrame) -> Report:
         line["constants suffice"] = bool(value.value < ENOUGH)
         lines.append(line)
         drawn.append((name, value, BLUE if value.value >= ENOUGH else INK))
-    return Report(markdown(lines), summary, picture(drawn))
-
-
-def picture(lines: list[tuple[str, Estimate, str]]) -> Figure:
-    """Draw the value of knowing of every environment with its interval."""
-    figure = level_intervals(lines, "value of knowing the shopper, as a share of the return")
-    figure.axes[0].axvline(0, color=INK, linewidth=0.8)
-    return figure
+    label = "value of knowing the shopper, as a share of the return"
+    return Report(markdown(lines), summary, level_intervals(drawn, label, mark=0))
 
 
 def folder_of(config: Config, env: str) -> Path:
@@ -278,22 +241,11 @@ def cells_of(config: Config) -> list[RowCell]:
 
 
 def main(config: Config) -> None:
-    """Measure every environment and seed that is not measured yet, and report.
-
-    Raises:
-        ValueError: If the folder holds other measurements.
-        SystemExit: If a cell failed, or another process measures one.
-    """
-    use_threads(config.threads)
+    """Measure what is not measured yet, and report; raises as `measure_and_report`."""
     run = Run("knowing", config, results=config.results)
-    free = ("envs", "seeds", "batch", "device", "threads", "ray", "results", "work")
-    share_settings(
-        config.work, settings_of(config, free=free) | {"worlds": presets_told((MARKET, REGULARS))}
-    )
-    cells = cells_of(config)
-    measure(cells, config, "knowing")
-    table = read_cells(cells)
-    run.publish(table, report(table))
+    told = settings_of(config, free=("envs", "seeds", "batch"))
+    told["worlds"] = presets_told((MARKET, REGULARS))
+    measure_and_report(run, config, cells_of(config), report, told, config.work)
 
 
 if __name__ == "__main__":

@@ -114,8 +114,7 @@ def main(config: Config) -> None:
     rows, curves = read_cells(config.work)
     there = place_of(config)
     report = analyse(rows, curves, MARKET if there is None else there.env, note(config))
-    print(report.table)
-    run.save(rows, **vars(report), curves=curves)
+    run.publish(rows, report, curves)
     end(failed)
 
 

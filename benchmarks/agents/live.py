@@ -19,7 +19,7 @@ same form learn the log of the last block in as many passes.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -36,11 +36,10 @@ from agents.updates import UPDATES, Start, Update
 from agents.updates.base import serve
 from benchmarks.agents.live_report import report
 from benchmarks.lab.command import run_command
-from benchmarks.lab.measuring import RowCell, measure, read_cells
+from benchmarks.lab.measuring import RowCell, measure_and_report, read_cells
 from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.run import Run
-from benchmarks.lab.settings import settings_of, share_settings
-from benchmarks.lab.threads import use_threads
+from benchmarks.lab.settings import settings_of
 from policies import POLICIES
 from policies.inputs import PolicyInputs
 from policies.oracles import OracleMyopic
@@ -292,23 +291,14 @@ def cells_of(config: Config) -> list[RowCell]:
 
 
 def main(config: Config) -> None:
-    """Play all cells that are missing, and report.
+    """Play all cells that are missing, and report; raises as `measure_and_report`."""
 
-    Raises:
-        ValueError: If the folder holds cells of other settings.
-        SystemExit: If a cell failed, or another process plays one.
-    """
-    use_threads(config.threads)
-    shared = settings_of(
-        config,
-        free=("seeds", "updates", "calendars", "work", "results", "threads", "ray", "device"),
-    )
-    share_settings(config.work, shared)
+    def by_path(cells: Sequence[RowCell]) -> pl.DataFrame:
+        return read_cells(sorted(cells, key=lambda cell: cell.path))
+
     run = Run("live", config, results=config.results)
-    cells = cells_of(config)
-    measure(cells, config, "live")
-    table = read_cells(sorted(cells, key=lambda cell: cell.path))
-    run.publish(table, report(table))
+    told = settings_of(config, free=("seeds", "updates", "calendars"))
+    measure_and_report(run, config, cells_of(config), report, told, config.work, by_path)
 
 
 if __name__ == "__main__":

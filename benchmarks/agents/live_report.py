@@ -37,12 +37,7 @@ def report(rows: pl.DataFrame) -> Report:
 
 
 def figures(own: pl.DataFrame, update: str) -> dict[str, Estimate]:
-    """The figures of an update in a calendar, each over seeds.
-
-    Args:
-        own: The rows of the calendar.
-        update: The name of the update.
-    """
+    """The figures of an update in the rows of a calendar, each over seeds."""
     mine = own.filter(pl.col("update") == update)
     last = int(own["block"].max())  # type: ignore[arg-type]
     of_first, of_last = mine.filter(pl.col("block") == 0), mine.filter(pl.col("block") == last)

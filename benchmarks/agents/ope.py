@@ -24,7 +24,7 @@ for the estimator that weights whole episodes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from pathlib import Path
@@ -51,26 +51,22 @@ from benchmarks.agents.ope_report import (
 from benchmarks.lab.cells import all_rows, alone, rows_at
 from benchmarks.lab.command import run_command
 from benchmarks.lab.markets import MarketWorld
-from benchmarks.lab.measuring import RowCell, measure
+from benchmarks.lab.measuring import RowCell, measure_and_report
 from benchmarks.lab.options import Cells, Markets, Results
 from benchmarks.lab.playing import Places
 from benchmarks.lab.run import Run
-from benchmarks.lab.settings import settings_of, share_settings
+from benchmarks.lab.session_markets import fitted_session, market_of
+from benchmarks.lab.settings import settings_of
 from benchmarks.lab.shelf_log import ShelfLog, first_slates, play
-from benchmarks.lab.threads import use_threads
 from policies.shelves import HOTTEST, ShelfPolicy, Shelves
 from recsim_env import make_simulator
 from recsim_env.estimates import Estimate
-from recsim_env.files import building
-from recsim_env.fitting.bar import step_bar
 from recsim_env.logs.off_policy_slates import slate_policy_value
 from recsim_env.logs.schema import read_impressions, write_impressions
 from recsim_env.logs.sessions import Sessions
 from recsim_env.rollout import rollout
 from recsim_env.settings import SEED, Within
-from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
-from recsim_env.shoppers.session.population import load_session, save_session
-from recsim_env.shoppers.session.starts import Logged
+from recsim_env.shoppers.session.fit import SessionFitConfig
 from recsim_env.simulator import SlateSimulator
 from recsim_env.tables import write_parquet
 from recsim_env.types import Observation
@@ -135,10 +131,6 @@ class Config(Markets, Cells, Results):
     """Number of shoppers served at a time in an evaluation, which changes its speed alone."""
     work: Path = Path("runs/ope")
     """Folder of what was measured so far, which is not measured again; delete it to start anew."""
-
-
-FREE = ("sizes", "seeds", "fits", "other", "device", "threads", "ray", "markets", "work", "results")
-"""Settings in which runs that share a work folder may differ."""
 
 
 class Opened:
@@ -365,22 +357,10 @@ def simulated(seed: int, size: int, opened: Opened) -> pl.DataFrame:
 
 def fitted(opened: Opened, whole: Sessions, seed: int, size: int) -> tuple[SlateSimulator, int]:
     """The simulator of a log, from its folder or fitted; and the number of slates of the log."""
-    true, folder = opened.market, opened.place(seed) / f"model-{size}"
-    log = first_slates(whole, size)
-    newcomers = Logged.newcomers(log.declared)
-    if not folder.exists():
-        catalog = true.catalog.to("cpu")
-        with step_bar(f"simulator of log {seed}, {size:,} slates") as bar:
-            model = fit_session(
-                log, catalog, opened.config.model, seed=seed, device=true.device, progress=bar
-            )
-        with building(folder) as part:
-            save_session(part, catalog, [model], newcomers)
-    shopper = load_session(folder, true.device, true.slate_size)
-    simulator = SlateSimulator(
-        shopper, true.reward, horizon_days=true.horizon_days, history=true.history
-    )
-    return simulator, log.n_slates
+    true, log, folder = opened.market, first_slates(whole, size), opened.place(seed)
+    title = f"simulator of log {seed}, {size:,} slates"
+    shopper = fitted_session(folder / f"model-{size}", log, true, opened.config.model, seed, title)
+    return market_of(shopper, true), log.n_slates
 
 
 # ---- all of it -----------------------------------------------------------------------------------
@@ -420,13 +400,14 @@ def read_work(work: Path) -> pl.DataFrame:
 
 
 def main(config: Config) -> None:
-    """Measure what is missing, then report on all there is."""
-    use_threads(config.threads)
-    share_settings(config.work, settings_of(config, free=FREE))
+    """Measure what is missing, then report on all there is; raises as `measure_and_report`."""
+
+    def everything(cells: Sequence[RowCell]) -> pl.DataFrame:
+        return read_work(config.work)
+
     run = Run("ope", config, results=config.results)
-    measure(cells_of(config), config, "ope")
-    rows = read_work(config.work)
-    run.publish(rows, report(rows))
+    told = settings_of(config, free=("sizes", "seeds", "fits", "other"))
+    measure_and_report(run, config, cells_of(config), report, told, config.work, everything)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -34,23 +34,22 @@ import torch
 
 from agents.base import TrainingSetup
 from agents.evaluate import evaluate
-from agents.places import TUNING_SEED, seeds
+from agents.places import seeds
 from agents.ppo.agents import PPOComposerConfig, ppo_composer
 from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import TrainingReward
 from agents.statistics import by_training_seed, over_training_seeds
 from benchmarks.lab.command import run_command
-from benchmarks.lab.measuring import RowCell, measure, read_cells
+from benchmarks.lab.measuring import RowCell, measure_and_report, read_cells
 from benchmarks.lab.options import Cells, Results
 from benchmarks.lab.plots import BLUE, RED, level_intervals
 from benchmarks.lab.recsim_evolution import QualityRule, evolution
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.sardine_log import LOG_SEED, log_and_ranker
-from benchmarks.lab.settings import settings_of, share_settings
+from benchmarks.lab.settings import settings_of
 from benchmarks.lab.statistics import policy_difference, policy_mean
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.threads import use_threads
-from benchmarks.lab.tuning import defaults_of, policy_trials
+from benchmarks.lab.tuning import defaults_of, policy_search, trials_of
 from policies import POLICIES, PolicyInputs
 from policies.composer import ComposerConfig
 from policies.lasting import lasting_value
@@ -75,10 +74,6 @@ MAIN, RECSIM = "sardine/SlateTopK-Bored-v0", "recsim/InterestEvolution-v0"
 """The environment of SARDINE whose figures bear no name, and that of RecSim."""
 TUNED = ("mmr", "cap", "reward_greedy", "constant", "constant_budget", "constant_log_odds")
 """Re-rankers whose parameters are searched."""
-
-
-FREE = ("envs", "seeds", "threads", "ray", "work", "results")
-"""Settings in which runs that share a work folder may differ."""
 
 
 @dataclass(frozen=True)
@@ -210,18 +205,9 @@ def tune(
     config: Config, name: str, simulator: SlateSimulator, inputs: PolicyInputs, folder: Path
 ) -> dict[str, float]:
     """The best parameters of a re-ranker on training users, of those that there is a cue for."""
-    spec = POLICIES[name]
-    study = policy_trials(
-        folder / f"{name}.trials.json",
-        name,
-        spec,
-        inputs,
-        simulator,
-        episodes=seeds(TUNING_SEED, config.tuning_users),
-        first=[defaults_of(spec.parameters(), spec.search())],
-        trials=config.trials,
-    )
-    return dict(study.best_params)
+    first = [defaults_of(POLICIES[name].parameters(), POLICIES[name].search())]
+    search = policy_search(name, inputs, simulator, first, config.trials, config.tuning_users)
+    return dict(trials_of(folder / f"{name}.trials.json", search).best_params)
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -424,13 +410,7 @@ def analyse_one(rows: pl.DataFrame) -> tuple[list[dict[str, object]], dict[str, 
 
 
 def over_seeds_and_users(one: pl.DataFrame, other: pl.DataFrame, scale: float = 1.0) -> Estimate:
-    """By how much one policy is above another, paired by training seed and user.
-
-    Args:
-        one: rows of a policy
-        other: rows of the other
-        scale: what the difference is divided by
-    """
+    """By how much one policy is above another, over `scale`, paired by training seed and user."""
     tables = [by_training_seed(rows, "return", seed="training_seed") for rows in (one, other)]
     return over_training_seeds((tables[0] - tables[1]) / scale)
 
@@ -461,33 +441,30 @@ def report(rows: pl.DataFrame) -> Report:
     return Report(markdown(lines, headers), summary, figure)
 
 
-def cells_of(config: Config, env: str) -> list[RowCell]:
-    """The policies that are not trained, and every training seed."""
-    measured = {"references": partial(references, config, env)}
-    measured |= {f"seed{seed}": partial(pipeline, config, env, seed) for seed in config.seeds}
-    return [
-        RowCell(
-            folder_of(config, env) / f"{name}.parquet", env, partial(spec_of, config, env), rows
-        )
-        for name, rows in measured.items()
-    ]
+def cells_of(config: Config) -> list[RowCell]:
+    """The policies that are not trained, and every training seed, in every environment."""
+    cells = []
+    for env in config.envs:
+        measured = {"references": partial(references, config, env)}
+        measured |= {f"seed{seed}": partial(pipeline, config, env, seed) for seed in config.seeds}
+        folder, opened = folder_of(config, env), partial(spec_of, config, env)
+        cells += [
+            RowCell(folder / f"{name}.parquet", env, opened, rows)
+            for name, rows in measured.items()
+        ]
+    return cells
+
+
+def read_work(cells: Sequence[RowCell]) -> pl.DataFrame:
+    """The rows of all cells, with the environment of each."""
+    return pl.concat(read_cells([cell]).with_columns(env=pl.lit(cell.place)) for cell in cells)
 
 
 def main(config: Config) -> None:
-    """Measure what is missing, then report.
-
-    Raises:
-        ValueError: If what lies there was measured with other settings.
-        SystemExit: If a cell failed, or another process measures one.
-    """
-    use_threads(config.threads)
+    """Measure what is missing, then report; raises as `measure_and_report`."""
     run = Run("sardine", config, results=config.results)
-    share_settings(config.work, settings_of(config, free=FREE))
-    cells = {env: cells_of(config, env) for env in config.envs}
-    measure([cell for of_env in cells.values() for cell in of_env], config, "sardine")
-    parts = [read_cells(of_env).with_columns(env=pl.lit(env)) for env, of_env in cells.items()]
-    rows = pl.concat(parts)
-    run.publish(rows, report(rows))
+    told = settings_of(config, free=("envs", "seeds"))
+    measure_and_report(run, config, cells_of(config), report, told, config.work, read_work)
 
 
 if __name__ == "__main__":

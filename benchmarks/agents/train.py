@@ -104,13 +104,7 @@ def _train(training: Training) -> Path:
 
 
 def convergence(training: Training, monitor: Monitor, model: SlatePPO) -> str:
-    """Whether a training has converged, and what to type where it has not, in one line.
-
-    Args:
-        training: The training.
-        monitor: The monitor of its last run.
-        model: The trained model.
-    """
+    """Whether a training has converged, and what to type where it has not, in one line."""
     found = verdict_of(
         [at for at, _ in monitor.explored],
         [value for _, value in monitor.explored],

@@ -37,7 +37,7 @@ from agents.places.mixture import Mixture
 from agents.ppo.agents import PPOComposerConfig, ppo_composer
 from agents.ppo.config import PPOConfig
 from benchmarks.agents.transfer_report import AGAIN, LOG, ROWS, TRUE, report
-from benchmarks.lab.cells import all_rows, json_at, once, rows_at
+from benchmarks.lab.cells import all_rows, once, rows_at
 from benchmarks.lab.command import run_command
 from benchmarks.lab.contenders import FIXED, TUNED, contender, tune_constant
 from benchmarks.lab.markets import MarketWorld
@@ -45,18 +45,13 @@ from benchmarks.lab.options import Cells, Markets, Results
 from benchmarks.lab.playing import Task, end, play_cells, there
 from benchmarks.lab.run import Run
 from benchmarks.lab.saved import load_actor, save_actor
-from benchmarks.lab.settings import remember_settings, settings_of
+from benchmarks.lab.session_markets import fitted_session, market_of
+from benchmarks.lab.settings import settings_of, share_settings
 from benchmarks.lab.threads import use_threads
 from policies import PolicyInputs
-from recsim_env.files import building
-from recsim_env.fitting.bar import step_bar
 from recsim_env.settings import AMOUNT, Within
-from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
-from recsim_env.shoppers.session.population import (
-    SessionPopulation,
-    load_session,
-    save_session,
-)
+from recsim_env.shoppers.session.fit import SessionFitConfig
+from recsim_env.shoppers.session.population import SessionPopulation
 from recsim_env.shoppers.session.starts import Logged
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
@@ -122,22 +117,7 @@ class Config(Markets, Cells, Results):
     """Folder of what was measured so far, which is not measured again; delete it to start anew."""
 
 
-FREE = (
-    "part",
-    "worlds",
-    "seeds",
-    "slates",
-    "mixture",
-    "sizes",
-    "mixtures",
-    "pessimism",
-    "device",
-    "threads",
-    "ray",
-    "markets",
-    "work",
-    "results",
-)
+FREE = ("part", "worlds", "seeds", "slates", "mixture", "sizes", "mixtures", "pessimism")
 """Settings in which runs that share a work folder may differ."""
 
 
@@ -154,11 +134,9 @@ class Models:
     @property
     def kind(self) -> str:
         """The name in the column `simulator` of the rows; `learned` is a single model."""
-        return (
-            "learned"
-            if len(self.seeds) == 1
-            else f"ensemble{len(self.seeds)}-pessimism{self.pessimism:g}"
-        )
+        if len(self.seeds) == 1:
+            return "learned"
+        return f"ensemble{len(self.seeds)}-pessimism{self.pessimism:g}"
 
     @property
     def name(self) -> str:
@@ -183,10 +161,8 @@ class Cell:
 def cells(config: Config) -> list[Cell]:
     """The cells that `config.part` asks for."""
     found: list[Cell] = []
-    one, seed = (
-        MarketWorld(config.env, config.worlds[0], config.slates, config.mixture),
-        config.seeds[0],
-    )
+    one = MarketWorld(config.env, config.worlds[0], config.slates, config.mixture)
+    seed = config.seeds[0]
     if config.part in ("all", "main"):
         worlds = [replace(one, world=number) for number in config.worlds]
         found += [Cell(world, Models((at,)), (at,)) for world in worlds for at in config.seeds]
@@ -219,11 +195,9 @@ class Agent:
     def file(self) -> str:
         """The stem of the name of its row's file."""
         name = self.name.replace(" ", "-").replace(".", "_")
-        return (
-            name
-            if self.trained_in == LOG
-            else f"{name}-{self.trained_in.replace('.', '_')}-seed{self.seed}"
-        )
+        if self.trained_in == LOG:
+            return name
+        return f"{name}-{self.trained_in.replace('.', '_')}-seed{self.seed}"
 
 
 def agents_of(cell: Cell) -> list[Agent]:
@@ -295,36 +269,26 @@ class OpenedCell:
 
     def trained(self, agent: Agent) -> Policy:
         """PPO at its most likely action, from its file or trained."""
-        path = self.place(agent.trained_in) / f"ppo-seed{agent.seed}.safetensors"
+        config, place = self.config, self.place(agent.trained_in)
+        path = place / f"ppo-seed{agent.seed}.safetensors"
         keeper = Keeper(path.with_suffix(".training.safetensors"))
         with once(path) as missing:
             if missing:
                 simulator = self.simulator(agent.trained_in)
-                ground = TrainingSetup(
-                    simulator,
-                    self.site.inputs_for(simulator),
-                    agent.seed,
-                    self.config.steps,
-                    self.config.shoppers,
-                    keeper=keeper,
-                )
-                save_actor(ppo_composer(ground, self.config.ppo).policy, path)
+                inputs, sizes = self.site.inputs_for(simulator), (config.steps, config.shoppers)
+                ground = TrainingSetup(simulator, inputs, agent.seed, *sizes, keeper=keeper)
+                save_actor(ppo_composer(ground, config.ppo).policy, path)
             keeper.forget()
-        return load_actor(path, self.config.ppo, self.inputs)
+        return load_actor(path, config.ppo, self.inputs)
 
     def tuned_knobs(self) -> dict[str, float]:
         """The best knobs of the constant re-ranker, from their file or searched for."""
-        path = self.folder / "tuned.json"
-        trials = path.with_suffix(".trials.json")
-        return json_at(
-            path,
-            lambda: tune_constant(
-                trials,
-                self.site,
-                trials=self.config.trials,
-                episodes=self.config.tuning_episodes,
-                batch=self.config.batch,
-            ),
+        return tune_constant(
+            self.folder / "tuned.json",
+            self.site,
+            trials=self.config.trials,
+            episodes=self.config.tuning_episodes,
+            batch=self.config.batch,
         )
 
 
@@ -332,13 +296,7 @@ class OpenedCell:
 
 
 def learned_simulator(config: Config, cell: Cell, site: Site) -> SlateSimulator:
-    """The market that user models make: catalogue, reward and horizon are those of the true one.
-
-    Args:
-        config: How user models are fitted.
-        cell: The market, and which user models answer.
-        site: The true market, opened.
-    """
+    """The market that user models make: catalogue, reward and horizon are those of the true one."""
     true = site.simulator()
     fitted = [fitted_shopper(config, cell.world, site, seed) for seed in cell.models.seeds]
     members = [member for shopper in fitted for member in shopper.members]
@@ -346,30 +304,15 @@ def learned_simulator(config: Config, cell: Cell, site: Site) -> SlateSimulator:
     shopper = SessionPopulation(
         true.catalog, members, logged, true.device, pessimism=cell.models.pessimism
     )
-    return SlateSimulator(
-        shopper, true.reward, horizon_days=true.horizon_days, history=true.history
-    )
+    return market_of(shopper, true)
 
 
 def fitted_shopper(config: Config, world: MarketWorld, site: Site, seed: int) -> SessionPopulation:
     """One user model of a log, from its folder or fitted."""
-    true = site.inputs.catalog
     folder = config.work / world.name / f"seed{seed}" / "model"
-    with once(folder) as missing:
-        if missing:
-            catalog = true.to("cpu")
-            with step_bar(f"user model {seed} of {world.name}") as bar:
-                model = fit_session(
-                    site.logged,
-                    catalog,
-                    config.model,
-                    seed=seed,
-                    device=true.device,
-                    progress=bar,
-                )
-            with building(folder) as part:
-                save_session(part, catalog, [model], Logged.newcomers(site.logged.declared))
-    return load_session(folder, true.device, site.inputs.slate_size)
+    title = f"user model {seed} of {world.name}"
+    with once(folder):
+        return fitted_session(folder, site.logged, site.simulator(), config.model, seed, title)
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -408,13 +351,7 @@ def tasks_of(config: Config, cell: Cell) -> list[Task]:
 
 
 def play(agent: Agent, paths: Mapping[str, Path], opened: OpenedCell) -> None:
-    """Let an agent play in the simulators of a cell where its row is missing.
-
-    Args:
-        agent: Who plays.
-        paths: The file of the row, by the kind of the simulator.
-        opened: The cell.
-    """
+    """Let an agent play in the simulators of a cell where its row, by kind, is missing."""
     for kind, path in paths.items():
         rows_at(path, partial(row, opened, agent, kind))
 
@@ -460,7 +397,7 @@ def read_work(work: Path) -> pl.DataFrame:
 def main(config: Config) -> None:
     """Measure what is missing, then report on all there is."""
     use_threads(config.threads)
-    remember_settings(config.work, settings_of(config, free=FREE))
+    share_settings(config.work, settings_of(config, free=FREE))
     run = Run("transfer", config, results=config.results)
     failed = measure(config, cells(config))
     rows = read_work(config.work)

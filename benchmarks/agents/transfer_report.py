@@ -24,7 +24,6 @@ not finished and is left out.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeVar
@@ -113,12 +112,11 @@ class CellRows:
         true, learned = self.pairs["true"].to_numpy(), self.pairs["learned"].to_numpy()
         fixed = self.pairs.filter(pl.col("trained_in") == LOG)
         error = np.abs(learned / true - 1)
-        base, there, here = (
-            self._true(BASE),
-            self._true(trained(TRUE)),
-            self._true(trained(self.simulator)),
-        )
+        names = (BASE, trained(TRUE), trained(self.simulator))
+        base, there, here = (self._true(name) for name in names)
         found = self.pairs.filter(pl.col("label") == trained(self.simulator))
+        overrated = found["learned"] / found["true"] - 1
+        optimism = float(overrated[0]) if len(found) else math.nan
         return {
             "kendall_tau": rank_correlation(fixed["true"].to_numpy(), fixed["learned"].to_numpy()),
             "kendall_tau_ppo_included": rank_correlation(true, learned),
@@ -127,9 +125,7 @@ class CellRows:
             "ppo_gain_kept": gain_kept(here, there, base),
             "ppo_gain_true": there - base,
             "ppo_gain_learned": here - base,
-            "ppo_optimism": float(found["learned"][0] / found["true"][0] - 1)
-            if len(found)
-            else math.nan,
+            "ppo_optimism": optimism,
             "winner_regret": float(1 - true[learned.argmax()] / true.max()),
         }
 
@@ -214,10 +210,8 @@ class Group:
         several = len({cell.world for cell, _ in found}) > 1
         units = [cell.world if several else cell.seed for cell, _ in found]
         values = [value for _, value in found]
-        if (
-            not several and len(set(values)) == 1
-        ):  # one simulator, whose PPO seeds share this figure: nothing was repeated
-            return Estimate(values[0])
+        if not several and len(set(values)) == 1:
+            return Estimate(values[0])  # of one simulator for all PPO seeds: nothing was repeated
         return _estimate(figure, values, units)
 
     @property
@@ -247,13 +241,7 @@ class Transfer:
 
 
 def report(rows: pl.DataFrame, slates: int, mixture: str) -> Report:
-    """Make tables, summary and figure of the rows.
-
-    Args:
-        rows: The rows of all cells.
-        slates: The number of logged slates of the main cells.
-        mixture: Who wrote the logs of the main cells.
-    """
+    """Make tables, summary and figure of the rows; slates and mixture are those of main cells."""
     transfer = analyse(rows, slates, mixture)
     return Report(tables(transfer), transfer.summary, draw(transfer))
 
@@ -274,27 +262,24 @@ def analyse(rows: pl.DataFrame, slates: int, mixture: str) -> Transfer:
     """
     # the cells of each group
     everything = cells_of(rows)
+    own: dict[str, object] = {"simulator": LEARNED, "slates": slates, "mixture": mixture}
+
+    def alike(**told: object) -> list[CellRows]:
+        """Those that are as the main ones but for what is told."""
+        wanted = (own | told).items()
+        return [cell for cell in everything if all(getattr(cell, at) == one for at, one in wanted)]
+
     single = [cell for cell in everything if cell.simulator == LEARNED]
-    main = [cell for cell in single if cell.slates == slates and cell.mixture == mixture]
+    main = alike()
     if not main or len(main[0].pairs) < 2:
         raise ValueError(
             f"rows has no cell of {slates} slates by the mixture {mixture!r} "
             "with two agents or more."
         )
-    here = [cell for cell in everything if cell.slates == slates and cell.mixture == mixture]
-    by_size = {
-        at: [cell for cell in single if cell.slates == at and cell.mixture == mixture]
-        for at in _sizes(single)
-    }
-    by_mixture = {
-        at: [c for c in single if c.mixture == at and c.slates == slates]
-        for at in _mixtures(single)
-    }
-    kinds = ["single", *sorted({cell.simulator for cell in here if cell.simulator != LEARNED})]
-    by_kind = {
-        kind: [c for c in here if c.simulator == (LEARNED if kind == "single" else kind)]
-        for kind in kinds
-    }
+    by_size = {at: alike(slates=at) for at in sorted({cell.slates for cell in single})}
+    by_mixture = {at: alike(mixture=at) for at in sorted({cell.mixture for cell in single})}
+    kinds = sorted({cell.simulator for cell in everything} - {LEARNED})
+    by_kind = {"single": main} | {kind: alike(simulator=kind) for kind in kinds}
 
     # the groups, and their figures
     main_group = Group(f"{slates:,} slates, {mixture}", tuple(main))
@@ -314,14 +299,7 @@ def analyse(rows: pl.DataFrame, slates: int, mixture: str) -> Transfer:
 
 
 def agreement_with_itself(rows: pl.DataFrame, slates: int, mixture: str) -> dict[str, Estimate]:
-    """Compare the true market with itself with other shoppers.
-
-    The agents are those that are not trained.
-
-    Args:
-        rows: The rows of all cells.
-        slates: The number of logged slates of the worlds.
-        mixture: Who wrote their logs.
+    """Compare the true market with itself with other shoppers, by agents that are not trained.
 
     Returns:
         Tau and errors by name; empty where no world was played twice.
@@ -335,40 +313,26 @@ def agreement_with_itself(rows: pl.DataFrame, slates: int, mixture: str) -> dict
         )
         for kind in (TRUE, AGAIN)
     )
-    found: dict[str, list[float]] = {
-        "kendall_tau": [],
-        "worst_return_error": [],
-        "mean_return_error": [],
-    }
-    for part in (
-        once.join(again, on=("world", "agent")).sort("world", "agent").partition_by("world")
-    ):
+    names = ("kendall_tau", "worst_return_error", "mean_return_error")
+    both = once.join(again, on=("world", "agent")).sort("world", "agent")
+    found: list[tuple[float, float, float]] = []
+    for part in both.partition_by("world"):
         one, other = part[TRUE].to_numpy(), part[AGAIN].to_numpy()
         error = np.abs(other / one - 1)
-        values = (rank_correlation(one, other), float(error.max()), float(error.mean()))
-        for name, value in zip(found, values, strict=True):
-            found[name].append(value)
-    return {name: _estimate(name, values) for name, values in found.items() if values}
+        found.append((rank_correlation(one, other), float(error.max()), float(error.mean())))
+    return {
+        name: _estimate(name, list(values))
+        for name, values in zip(names, zip(*found, strict=True), strict=False)
+    }
 
 
 def _estimate(figure: str, values: list[float], units: list[int] | None = None) -> Estimate:
     return estimate_mean(values, clusters=units).within(*RANGES.get(figure, (-math.inf, math.inf)))
 
 
-def _sizes(cells: Iterable[CellRows]) -> list[int]:
-    return sorted({cell.slates for cell in cells})
-
-
-def _mixtures(cells: Iterable[CellRows]) -> list[str]:
-    return sorted({cell.mixture for cell in cells})
-
-
 def _ensemble_name(kind: str) -> str:
-    return (
-        "single user models"
-        if kind == "single"
-        else kind.replace("-", ", ").replace("pessimism", "pessimism ")
-    )
+    told = kind.replace("-", ", ").replace("pessimism", "pessimism ")
+    return "single user models" if kind == "single" else told
 
 
 def _shared(groups: dict[K, list[CellRows]]) -> dict[K, tuple[CellRows, ...]]:
@@ -427,12 +391,8 @@ def tables(transfer: Transfer) -> str:
     lines = [_line(group) for group in (transfer.main, *swept)]
     if transfer.itself:
         runs = f"{transfer.itself['kendall_tau'].n} x 1"
-        of_itself = {
-            "what": "the true market itself, other shoppers",
-            "runs": runs,
-            **transfer.itself,
-        }
-        lines.insert(1, dict.fromkeys(HEADERS) | of_itself)
+        named = {"what": "the true market itself, other shoppers", "runs": runs}
+        lines.insert(1, dict.fromkeys(HEADERS) | named | transfer.itself)
     agents = [
         {"agent": agent.title, "true": agent.true, "learned": agent.learned, "error": agent.error}
         for agent in agent_means(transfer.main)

@@ -12,23 +12,21 @@ several workers make each search together.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import optuna
 import polars as pl
 
-from agents.places import TUNING_SEED, Site, seeds
+from agents.places import Site
 from agents.places.site import is_slow
 from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Crew, Results, Searchers
 from benchmarks.lab.playable import playable
 from benchmarks.lab.playing import Places, Task, check_cluster, end, play_cells
-from benchmarks.lab.run import Run
-from benchmarks.lab.searching import joint_study, made, search_together
+from benchmarks.lab.run import Report, Run
+from benchmarks.lab.searching import Searches
 from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
@@ -37,15 +35,14 @@ from benchmarks.lab.tuning import (
     PLACE,
     SPECIAL_CASES,
     TUNED,
-    policy_trials,
-    search_here,
+    Search,
+    policy_search,
     starts,
-    value_of_policy,
 )
 from benchmarks.lab.where import Here, Where
 from policies import POLICIES
 from recsim_env.estimates import Estimate
-from recsim_env.files import locked, read_json, write_json
+from recsim_env.files import locked, write_json
 
 EPISODES, SLOW_EPISODES = 128, 24
 """Number of episodes of a trial by default, and where shoppers are served one by one."""
@@ -94,88 +91,26 @@ def check_work(config: Config, episodes: int) -> None:
 
 
 @dataclass(frozen=True)
-class Tuning:
-    """The searches for the parameters of some policies."""
+class Tuning(Searches):
+    """The searches for the parameters of some policies, a later one from the best before it."""
 
     config: Config
     """How they are made."""
     episodes: int
     """Number of episodes of a trial."""
-    names: tuple[str, ...]
-    """The policies, in their order: a later one may start from the best of those before it."""
 
     def stages(self) -> list[list[Task]]:
         """Searches as cells: those of a stage are made at once, after those of earlier stages."""
-        if self.config.searchers > 1:
-            return [[self._joint(name, at) for at in self._workers] for name in self.names]
-        return [[self._task(name, name, partial(self.study, name)) for name in self.names]]
+        each = [self.tasks(name) for name in self.names]
+        return each if self.searchers > 1 else [[task for (task,) in each]]
 
-    @property
-    def _workers(self) -> range:
-        return range(self.config.searchers)
-
-    def _joint(self, name: str, worker: int) -> Task:
-        return self._task(name, f"{name}-worker{worker}", partial(self.join, name, worker))
-
-    def _task(self, name: str, cell: str, play: Callable[[Site], object]) -> Task:
-        folder, place = self.config.folder / "unfinished" / cell, self.config.place
-        return Task(cell, folder, PLACE, place.open, play, partial(self.done, name))
-
-    def done(self, name: str) -> bool:
-        """Whether all trials of a policy are there."""
-        if self.config.searchers > 1:
-            return len(made(joint_study(self.journal(name)))) >= self.config.trials
-        path = self.trials(name)
-        return path.exists() and len(read_json(path)) >= self.config.trials
-
-    def trials(self, name: str) -> Path:
-        """The file of the trials that one worker made."""
-        return self.config.folder / f"{name}.trials.json"
-
-    def journal(self, name: str) -> Path:
-        """The file of the trials that several workers made."""
-        return self.config.folder / f"{name}.journal"
-
-    def study(self, name: str, site: Site) -> optuna.Study:
-        """The search of a policy, made here where it is not made yet."""
-        if self.config.searchers > 1:
-            return joint_study(self.journal(name))
-        simulator = site.simulator("train")
-        return policy_trials(
-            self.trials(name),
-            name,
-            POLICIES[name],
-            site.inputs_for(simulator),
-            simulator,
-            episodes=seeds(TUNING_SEED, self.episodes),
-            first=self.first(name, site),
-            trials=self.config.trials,
-            batch=self.config.batch,
-            seed=self.config.seed,
-        )
-
-    def join(self, name: str, worker: int, site: Site) -> None:
-        """Make trials of a policy together with other workers."""
-        simulator, spec = site.simulator("train"), POLICIES[name]
-        inputs = site.inputs_for(simulator)
-        who, batch = seeds(TUNING_SEED, self.episodes), self.config.batch
-        search = search_here(spec, inputs)
-        search_together(
-            self.journal(name),
-            value_of_policy(spec, inputs, simulator, who, batch),
-            search,
-            [{key: one[key] for key in search} for one in self.first(name, site)],
-            self.config.trials,
-            self.config.seed,
-            worker,
-        )
-
-    def first(self, name: str, site: Site) -> list[dict[str, float]]:
-        """The settings that are tried first, see `benchmarks.lab.tuning.starts`."""
-        case = SPECIAL_CASES.get(name, "")
-        before = self.names[: self.names.index(name)]
+    def search(self, name: str, site: Site) -> Search:
+        """What is searched for, from the defaults and the tuned special case on."""
+        case, before = SPECIAL_CASES.get(name, ""), self.names[: self.names.index(name)]
         best = {case: dict(self.study(case, site).best_params)} if case in before else {}
-        return starts(name, POLICIES[name], best)
+        simulator, first = site.simulator("train"), starts(name, POLICIES[name], best)
+        told = (first, self.trials, self.episodes, self.config.batch, self.config.seed)
+        return policy_search(name, site.inputs_for(simulator), simulator, *told)
 
 
 def main(config: Config) -> None:
@@ -203,7 +138,8 @@ def _tune(config: Config) -> None:
 
     # The trials of every policy.
     names = playable(config.policies, site, simulator.shopper)
-    tuning = Tuning(config, episodes, tuple(names))
+    searches = (config.folder, config.trials, config.searchers, tuple(names), config.place.open)
+    tuning = Tuning(*searches, config, episodes)
     crew = Crew(ray=config.ray, threads=config.place.threads, device=config.place.device)
     places = Places()
     places.get(PLACE, lambda: site)
@@ -235,15 +171,12 @@ def _tune(config: Config) -> None:
         }
         for name, parameters in best.items()
     ]
-    table = markdown(lines, digits=4)
-    print(table)
     summary = {
         f"{line['policy']}/return": Estimate(line["return, tuned"], n=episodes) for line in lines
     }
-    folder = run.save(pl.DataFrame(rows), summary=summary, table=table)
-    told = {PLACE: config.place.about, **best}
-    write_json(folder / PARAMETERS.name, told)
-    write_json(config.folder / PARAMETERS.name, told)
+    folder = run.publish(pl.DataFrame(rows), Report(markdown(lines, digits=4), summary))
+    for path in (folder, config.folder):
+        write_json(path / PARAMETERS.name, {PLACE: config.place.about, **best})
     print(f"parameters: {config.folder / PARAMETERS.name}")
     print(f"Next: python -m benchmarks.agents.compare{config.place.arguments}")
 

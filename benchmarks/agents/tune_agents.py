@@ -17,35 +17,32 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-import optuna
 import polars as pl
 
 from agents import AGENTS, TrainingSetup
 from agents.evaluate import evaluate
 from agents.keeper import Keeper
 from agents.places import TUNING_SEED, Site, seeds
-from agents.places.opening import find_place
-from agents.places.site import is_slow
 from benchmarks.lab.command import run_command
 from benchmarks.lab.league_cells import FACTORS
-from benchmarks.lab.options import Crew, Markets, Results, Searchers, Threads
+from benchmarks.lab.options import Crew, Markets, Results, Searchers, Served, Threads
 from benchmarks.lab.places import MARKET, PLACES, Place
 from benchmarks.lab.playable import playable
 from benchmarks.lab.playing import Places, Task, check_cluster, end, play_cells
-from benchmarks.lab.run import Run
-from benchmarks.lab.searching import joint_study, made, search_together
+from benchmarks.lab.run import Report, Run
+from benchmarks.lab.searching import Searches
 from benchmarks.lab.settings import remember_settings, settings_of
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
-from benchmarks.lab.tuning import PLACE, defaults_of, trials_of
-from benchmarks.lab.where import Elsewhere, There, told_options
+from benchmarks.lab.tuning import PLACE, Parameters, Search, defaults_of
+from benchmarks.lab.where import Elsewhere, There, fewer
 from recsim_env.estimates import Estimate
-from recsim_env.files import locked, read_json, read_object, write_json
+from recsim_env.files import locked, read_object, write_json
 from recsim_env.settings import POSITIVE, Within
 
 TUNING_RUN = 1_000
@@ -59,7 +56,7 @@ SAME = ("place", "elsewhere", "steps", "factors", "shoppers", "episodes", "slate
 
 
 @dataclass(frozen=True)
-class Config(Markets, Threads, Searchers, Results):
+class Config(Served, Markets, Threads, Searchers, Results):
     """Choose the parameters of every agent that has some."""
 
     BOUNDS: ClassVar[Mapping[str, Within]] = {"factors": POSITIVE}
@@ -82,12 +79,8 @@ class Config(Markets, Threads, Searchers, Results):
     factors: dict[str, float] = field(default_factory=lambda: dict(FACTORS))
     """Factor of each agent's steps, 1 where it is not named. The defaults are those of the
     league."""
-    shoppers: int = 1024
-    """Number of shoppers that are served at once in a training."""
     episodes: int = 512
     """Number of episodes that a training is judged by."""
-    batch: int = 256
-    """Number of shoppers served at a time in an evaluation, which changes its speed alone."""
     seed: int = 0
     """Seed of the search."""
     work: Path = Path("runs/tune_agents")
@@ -99,12 +92,7 @@ def trained_return(
 ) -> float:
     """Train an agent with some parameters; its mean return over shoppers of the run's own.
 
-    Args:
-        site: The place to train in.
-        config: How agents are trained and evaluated.
-        name: The agent's name.
-        parameters: Its parameters.
-        run: The number of the run, which is the training seed.
+    The number of the run is the training seed.
     """
     steps = round(config.steps * config.factors.get(name, 1.0))
     told = zlib.crc32(json.dumps(dict(parameters)).encode())  # others may be trained at once
@@ -124,34 +112,18 @@ def trained_return(
 
 
 @dataclass(frozen=True)
-class Tuning:
+class Tuning(Searches):
     """The searches for the parameters of some agents, and what repeats their settings."""
 
     config: Config
     """How they are made."""
-    names: tuple[str, ...]
-    """Names of the agents to tune."""
-    open: Callable[[], Site]
-    """Opens the place to train in."""
 
     def stages(self, site: Site) -> Iterator[list[Task]]:
         """Searches as cells, then repetitions; a stage is asked for when those before are made."""
-        if self.config.searchers > 1:
-            workers = range(self.config.searchers)
-            yield [
-                self._task(
-                    f"{name}-worker{at}", partial(self.join, name, at), partial(self.searched, name)
-                )
-                for at in workers
-                for name in self.names
-            ]
-        else:
-            yield [
-                self._task(name, partial(self.study, name), partial(self.searched, name))
-                for name in self.names
-            ]
+        each = [self.tasks(name) for name in self.names]
+        yield [task for several in zip(*each, strict=True) for task in several]
         yield [
-            self._task(
+            self.task(
                 path.stem,
                 partial(repetitions, config=self.config, name=name, parameters=told, path=path),
                 partial(repeated, self.config, told, path),
@@ -160,47 +132,18 @@ class Tuning:
             for told, path in self.settings(name, site).values()
         ]
 
-    def _task(self, cell: str, play: Callable[[Site], object], done: Callable[[], bool]) -> Task:
-        return Task(cell, self.config.work / "unfinished" / cell, PLACE, self.open, play, done)
-
-    def searched(self, name: str) -> bool:
-        """Whether all trials of an agent are there."""
-        if self.config.searchers > 1:
-            return len(made(joint_study(self.journal(name)))) >= self.config.trials
-        path = self.trials(name)
-        return path.exists() and len(read_json(path)) >= self.config.trials
-
-    def trials(self, name: str) -> Path:
-        """The file of the trials that one worker made."""
-        return self.config.work / f"{name}.trials.json"
-
-    def journal(self, name: str) -> Path:
-        """The file of the trials that several workers made."""
-        return self.config.work / f"{name}.journal"
-
     def default(self, name: str) -> dict[str, float]:
         """The defaults of those parameters of an agent that are searched."""
         return defaults_of(AGENTS[name].config(), AGENTS[name].search())
 
-    def study(self, name: str, site: Site) -> optuna.Study:
-        """The search of an agent, made here where it is not made yet."""
-        if self.config.searchers > 1:
-            return joint_study(self.journal(name))
-        search, first = AGENTS[name].search(), [self.default(name)]
-        value, config = partial(self.value, name, site), self.config
-        return trials_of(self.trials(name), value, search, first, config.trials, config.seed, name)
+    def search(self, name: str, site: Site) -> Search:
+        """What is searched for, from the defaults on."""
 
-    def join(self, name: str, worker: int, site: Site) -> None:
-        """Make trials of an agent together with other workers."""
-        search, first = AGENTS[name].search(), [self.default(name)]
-        value, config = partial(self.value, name, site), self.config
-        search_together(
-            self.journal(name), value, search, first, config.trials, config.seed, worker
-        )
+        def value(parameters: Parameters, number: int) -> float:
+            return trained_return(site, self.config, name, parameters, TUNING_RUN)
 
-    def value(self, name: str, site: Site, parameters: dict[str, float], number: int) -> float:
-        """The return that a trial is judged by."""
-        return trained_return(site, self.config, name, parameters, TUNING_RUN)
+        first, seed = [self.default(name)], self.config.seed
+        return Search(value, AGENTS[name].search(), first, self.trials, seed, name)
 
     def settings(self, name: str, site: Site) -> dict[str, tuple[dict[str, float], Path]]:
         """The settings of an agent that are repeated, with the files of their returns."""
@@ -243,17 +186,9 @@ def _returns(parameters: Mapping[str, float], path: Path) -> list[float]:
 def repetitions(
     site: Site, config: Config, name: str, parameters: Mapping[str, float], path: Path
 ) -> list[float]:
-    """Train one setting again with further seeds, and keep the returns as they come.
+    """The returns of one setting with further seeds, kept in a file as they come.
 
-    Args:
-        site: The place to train in.
-        config: The number of repetitions, and how agents are trained.
-        name: The agent's name.
-        parameters: The setting.
-        path: The file of the returns; those of an interrupted run count.
-
-    Returns:
-        The return of each repetition.
+    Those of an interrupted run count.
     """
     told, values = dict(parameters), _returns(parameters, path)
     for number in range(len(values), config.repetitions):
@@ -304,11 +239,8 @@ def settled(config: Config) -> Config:
         return config
     where.check()
     changes: dict[str, Any] = {"work": config.work / where.name}
-    if is_slow(find_place(where.env, told_options(where.options), anyway=where.anyway).simulator):
-        default = {one.name: one.default for one in fields(config)}
-        changes |= {
-            name: few for name, few in SLOW.items() if getattr(config, name) == default[name]
-        }
+    if where.slow:
+        changes |= fewer(config, SLOW)
     return replace(config, **changes)
 
 
@@ -327,7 +259,8 @@ def _tune(config: Config) -> None:
     names = playable(config.agents, site)
     if not names:
         raise ValueError(f"agents is {config.agents}, but none of them can learn in {site.env}.")
-    tuning, places = Tuning(config, tuple(names), opening), Places()
+    told = (config.work, config.trials, config.searchers, tuple(names), opening)
+    tuning, places = Tuning(*told, config), Places()
     places.get(PLACE, lambda: site)
     crew = Crew(ray=config.ray, threads=config.threads, device=config.device)
     for tasks in tuning.stages(site):
@@ -339,9 +272,7 @@ def _tune(config: Config) -> None:
         for told in lines
         for key in ("defaults", "best")
     }
-    table = markdown(lines, digits=4)
-    print(table)
-    run.save(rows, summary=summary, table=table)
+    run.publish(rows, Report(markdown(lines, digits=4), summary))
 
 
 if __name__ == "__main__":

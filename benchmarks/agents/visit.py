@@ -53,14 +53,14 @@ from benchmarks.agents.visit_report import (
     report,
 )
 from benchmarks.lab.command import run_command
-from benchmarks.lab.measuring import RowCell, measure, read_cells
+from benchmarks.lab.measuring import RowCell, measure_and_report
 from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.run import Run
 from benchmarks.lab.scenarios import PerScenario, blind_inputs
-from benchmarks.lab.settings import presets_told, settings_of, share_settings
-from benchmarks.lab.threads import use_threads
+from benchmarks.lab.settings import presets_told, settings_of
 from policies import POLICIES
 from policies.composer import Composer
+from policies.log_servers import NoisyComposerPolicy
 from policies.oracles import OracleMyopic
 from policies.slates import top_slates
 from recsim_env import checks
@@ -142,23 +142,9 @@ class KnowsAllButComplements:
         return top_slates(log_odds, candidates, self._simulator.slate_size)
 
 
-class Steered:
-    """A composer with constant knobs.
-
-    Args:
-        composer: composes the slates
-        knobs: log-odds per unit of each cue; those not named are 0
-    """
-
-    draws = 0
-
-    def __init__(self, composer: Composer, knobs: Mapping[str, float]) -> None:
-        self._composer, self._intent = composer, composer.intent(knobs)
-
-    def __call__(self, observation: Observation, draws: Tensor) -> Tensor:
-        """Compose slates (B, K)."""
-        intent = self._intent.to(draws.device).expand(len(draws), -1)
-        return self._composer.compose(observation, intent)
+def steered(composer: Composer, knobs: Mapping[str, float]) -> Policy:
+    """A composer with constant knobs, in log-odds per unit of each cue, and no noise."""
+    return NoisyComposerPolicy(composer, knobs, temperature=0.0)
 
 
 def tuned_knobs(config: Config, site: Site, composer: Composer) -> dict[str, float]:
@@ -168,20 +154,15 @@ def tuned_knobs(config: Config, site: Site, composer: Composer) -> dict[str, flo
     for name, weights in WEIGHTS.items():
         means = {}
         for weight in weights:
-            policy = Steered(composer, {**found, name: weight})
+            policy = steered(composer, {**found, name: weight})
             rows = evaluate(policy, simulator, who, batch=config.batch).rows
             means[weight] = float(rows["return"].to_numpy().mean())
         found[name] = max(means, key=lambda weight: means[weight])
     return found
 
 
-def returns(config: Config, site: Site, policy: Policy) -> list[float]:
+def returns(config: Config, simulator: SlateSimulator, policy: Policy) -> list[float]:
     """The returns of the shoppers that everybody is reported on."""
-    return returns_in(config, site.simulator("evaluation"), policy)
-
-
-def returns_in(config: Config, simulator: SlateSimulator, policy: Policy) -> list[float]:
-    """The same in a simulator that the policy reads."""
     who = seeds(REPORTED_SEED, config.episodes)
     rows = evaluate(policy, simulator, who, batch=config.batch).rows
     return [float(value) for value in rows["return"]]
@@ -194,14 +175,14 @@ def untrained(config: Config, env: str, site: Site) -> list[Row]:
     contenders: dict[str, Policy] = {
         UNIFORM: POLICIES["uniform"].build(site.inputs),
         GREEDY: POLICIES["reward_greedy"].build(site.inputs),
-        CUED: Steered(composer, knobs),
+        CUED: steered(composer, knobs),
         BLIND: KnowsAllButComplements(simulator),
         ORACLE: OracleMyopic(simulator),
     }
     rows: list[Row] = []
     for name, policy in contenders.items():
         weights = knobs if name == CUED else dict.fromkeys(knobs, 0.0)
-        found = returns_in(config, simulator, policy)
+        found = returns(config, simulator, policy)
         rows += named(env, name, None, found, weights=weights)
     return rows
 
@@ -217,22 +198,14 @@ def trained(config: Config, env: str, name: str, seed: int, site: Site) -> list[
         setup = TrainingSetup(site.training(), inputs, seed, config.steps, config.shoppers)
         learned = [AGENTS[AGENT].learn(setup)]
         policy = learned[0].policy
-    found = returns(config, site, policy)
+    found = returns(config, site.simulator("evaluation"), policy)
     steps = sum(agent.steps for agent in learned)
     minutes = sum(agent.facts["minutes"] for agent in learned)
     return named(env, name, seed, found, steps=steps, minutes=minutes)
 
 
 def specialist(config: Config, site: Site, scenario: int, seed: int, parts: int) -> TrainedAgent:
-    """Train an agent for the pages of one scenario.
-
-    Args:
-        config: How agents are trained.
-        site: The environment.
-        scenario: Place in `SCENARIOS`.
-        seed: Of the training.
-        parts: What steps and shoppers are divided by.
-    """
+    """Train an agent for the pages of one scenario, with a part of the steps and shoppers."""
     steps, shoppers = config.steps // parts, config.shoppers // parts
     setup = TrainingSetup(site.training(), site.inputs, seed, steps, shoppers)
     usual = PPOComposerConfig()
@@ -261,22 +234,16 @@ def main(config: Config) -> None:
 
     Raises:
         ValueError: If the pages of an environment have no scenario, there are too few shoppers, or
-            the folder holds other measurements.
-        SystemExit: If a cell failed, or another process measures one.
+            as `measure_and_report`.
     """
-    use_threads(config.threads)
     checks.whole("shoppers", config.shoppers, len(SCENARIOS), MOST)
     for env in config.envs:
         if "scenario" not in make_simulator(env, device=config.device).observation_space.spaces:
             raise ValueError(f"envs names {env!r}, but its pages have no scenario.")
     run = Run("visit", config, results=config.results)
-    free = ("envs", "agents", "seeds", "batch", "device", "threads", "ray", "results")
-    told = settings_of(config, free=(*free, "work", "cache"))
-    share_settings(config.work, told | {"shops": presets_told((VISIT, CONTROL))})
-    cells = cells_of(config)
-    measure(cells, config, "visit")
-    table = read_cells(cells)
-    run.publish(table, report(table))
+    told = settings_of(config, free=("envs", "agents", "seeds", "batch"))
+    told["shops"] = presets_told((VISIT, CONTROL))
+    measure_and_report(run, config, cells_of(config), report, told, config.work)
 
 
 def cells_of(config: Config) -> list[RowCell]:

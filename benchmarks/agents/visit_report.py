@@ -7,13 +7,12 @@ seed of their trainings.
 
 from __future__ import annotations
 
-import numpy as np
 import polars as pl
-from matplotlib.figure import Figure
 
-from agents.statistics import Floats, estimate_mean, over_training_seeds, paired_difference
-from benchmarks.lab.plots import BLUE, GREEN, INK, level_intervals
+from agents.statistics import estimate_mean, over_training_seeds, paired_difference
+from benchmarks.lab.plots import BLUE, GREEN, level_intervals
 from benchmarks.lab.run import Report
+from benchmarks.lab.statistics import returns_of
 from benchmarks.lab.tables import markdown
 from recsim_env.estimates import Estimate
 
@@ -41,27 +40,11 @@ COMPARED = {
 """Name of a figure -> the two whose difference it is, the first less the second."""
 
 
-def returns_of(rows: pl.DataFrame, policy: str) -> Floats:
-    """Returns (S, E) of a policy, a line for each training; one line without any.
-
-    Args:
-        rows: Those of one environment.
-        policy: The policy.
-    """
-    lines = rows.filter(pl.col("policy") == policy).sort("seed").partition_by("seed")
-    return np.stack([line.sort("episode")["return"].to_numpy() for line in lines])
-
-
 def less(rows: pl.DataFrame, policy: str, baseline: str) -> Estimate:
-    """By how much a policy earns more than another from the same shoppers.
-
-    Args:
-        rows: Those of one environment.
-        policy: The one.
-        baseline: The other; if both were trained, with the same seeds.
+    """By how much a policy earns more than another in an environment, from the same shoppers.
 
     Raises:
-        ValueError: If they were trained with different numbers of seeds.
+        ValueError: If both were trained, with different numbers of seeds.
     """
     one, other = returns_of(rows, policy), returns_of(rows, baseline)
     if {policy, baseline} <= set(TRAINED) and len(one) != len(other):
@@ -104,11 +87,5 @@ def report(rows: pl.DataFrame) -> Report:
             colour = GREEN if policy in TRAINED else BLUE
             drawn.append((f"{name}: {figure.replace('_', ' ')}", found, colour))
         gains.append(line)
-    return Report(f"{markdown(means)}\n{markdown(gains)}", summary, picture(drawn))
-
-
-def picture(lines: list[tuple[str, Estimate, str]]) -> Figure:
-    """Draw what cues, complements, training, seeing and sharing bring, with intervals."""
-    figure = level_intervals(lines, "difference of returns")
-    figure.axes[0].axvline(0, color=INK, linewidth=0.8)
-    return figure
+    drawing = level_intervals(drawn, "difference of returns", mark=0)
+    return Report(f"{markdown(means)}\n{markdown(gains)}", summary, drawing)

@@ -115,7 +115,7 @@ def main(config: Config) -> None:
     check_sizes(teacher, config)
     check_apart({"shopper": config.shopper}, outputs)
     log = Log.load(ready(config.log, console, outputs))
-    told = settings_of(config, free=("ship", "threads"))
+    told = settings_of(config, free=("ship",))
     tables = {TABLES: digest_of(config.log)}
     with locked(config.output):
         remember_settings(config.output, told | tables)

@@ -153,8 +153,6 @@ def replay_slates(
     keys: Keys,
     popularity: Tensor,
     facts: LogFacts,
-    *,
-    remembered: int = REMEMBERED,
 ) -> Iterator[tuple[Tensor, Observation]]:
     """Replay the log, and give every slate with what was known before its visit.
 
@@ -164,7 +162,7 @@ def replay_slates(
         The rows (R,) of `slates`, and the observation whose candidates are those of the slates.
     """
     # The slates and the visits of each round: the first visit of all shoppers, the second, ..
-    memory = Memory.empty(keys, int(visits.shopper.max()) + 1, remembered)
+    memory = Memory.empty(keys, int(visits.shopper.max()) + 1, REMEMBERED)
     rank = visits.rank[slates.visit]
     slate_order, visit_order = rank.argsort(stable=True), visits.rank.argsort(stable=True)
     most = int(visits.rank.max()) + 1
@@ -220,6 +218,14 @@ def examples_of(
 
 # ---- scores --------------------------------------------------------------------------------------
 
+SCORES = {
+    "auc": "auc",
+    "normalised_entropy": "ne",
+    "predicted_over_observed": "ratio",
+    "calibration_error": "ece",
+}
+"""Name of a score -> its metric in `benchmarks.lab.heldout`."""
+
 
 def score(
     model: CTRModel, examples: PairExamples, shopper: Tensor, slate: Tensor
@@ -233,13 +239,7 @@ def score(
         shopper.numpy(),
         slate.numpy(),
     )
-    names = {
-        "auc": "auc",
-        "normalised_entropy": "ne",
-        "predicted_over_observed": "ratio",
-        "calibration_error": "ece",
-    }
-    return {name: heldout.METRICS[metric](rows, rows.weight) for name, metric in names.items()}
+    return {name: heldout.METRICS[metric](rows, rows.weight) for name, metric in SCORES.items()}
 
 
 def main(config: Config) -> None:
@@ -293,12 +293,7 @@ def main(config: Config) -> None:
                 row[name], n=row["rows"]
             )
             for row in rows
-            for name in (
-                "auc",
-                "normalised_entropy",
-                "predicted_over_observed",
-                "calibration_error",
-            )
+            for name in SCORES
         }
         run.save(pl.DataFrame(rows), summary=figures, table=table)
 

@@ -1,16 +1,22 @@
 """Agents that no simulator trained: the contenders that a learned shop and the true one must order.
 
-They are built from a ranker alone, so they can play wherever its observations are.
+They are built from a ranker alone, so they can play wherever its observations are. A `MarketCase`
+is the log of a market that a shop is learned from, whole or without what its policies knew.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Generic, Literal, Self, TypeVar
 
 from torch import Tensor
 
-from agents.places import TUNING_SEED, Site, seeds
-from benchmarks.lab.tuning import policy_trials
+from agents.places import Site
+from agents.places.mixture import Mixture
+from benchmarks.lab.cells import json_at
+from benchmarks.lab.markets import MarketWorld
+from benchmarks.lab.tuning import policy_search, trials_of
 from policies import POLICIES, PolicyInputs
 from policies.composer import Composer, ComposerConfig
 from policies.log_servers import NoisyComposerPolicy
@@ -69,28 +75,24 @@ def contender(name: str, inputs: PolicyInputs, tuned: dict[str, float]) -> Polic
 def tune_constant(
     path: Path, site: Site, *, trials: int, episodes: int, batch: int
 ) -> dict[str, float]:
-    """Search for the knobs of `TUNED` that earn most, beginning with those set by hand.
+    """The knobs of `TUNED` that earn most, from their file or searched for from those set by hand.
 
     Args:
-        path: The file of an interrupted search's trials.
+        path: The file of the knobs; beside it are the trials of an interrupted search.
         site: Where they are searched for.
         trials: Number of settings tried.
         episodes: Number of episodes of a trial.
         batch: Number of shoppers served at a time.
     """
     spec = POLICIES["constant_log_odds"]
-    study = policy_trials(
-        path,
-        TUNED,
-        spec,
-        site.inputs,
-        site.simulator(),
-        episodes=seeds(TUNING_SEED, episodes),
-        first=[dict.fromkeys(spec.search(), 0.0) | knobs for knobs in HAND],
-        trials=trials,
-        batch=batch,
-    )
-    return dict(study.best_params)
+
+    def search() -> dict[str, float]:
+        first = [dict.fromkeys(spec.search(), 0.0) | knobs for knobs in HAND]
+        told = (first, trials, episodes, batch)
+        found = policy_search(TUNED, site.inputs, site.simulator(), *told, spec=spec)
+        return dict(trials_of(path.with_suffix(".trials.json"), found).best_params)
+
+    return json_at(path, search)
 
 
 class Blind:
@@ -108,3 +110,34 @@ class Blind:
         """Choose slates (B, K) without what was declared."""
         seen = {name: value for name, value in observation.items() if name != "declared"}
         return self._policy(seen, draws)
+
+
+Case = Literal["known", "hidden"]
+"""What a log holds: all that its policies used, or not what shoppers declared."""
+Options = TypeVar("Options")
+
+
+@dataclass(frozen=True)
+class MarketCase(Generic[Options]):
+    """The log of a market, with what it holds."""
+
+    config: Options
+    """How it is measured."""
+    world: MarketWorld
+    """The market that is the truth."""
+    case: Case
+    """What the log holds."""
+
+    @classmethod
+    def every(cls, config: Any, mixtures: tuple[Mixture, ...] = ("broad",)) -> list[Self]:
+        """All of the mixtures, `config.worlds` and `config.cases`, in logs of `config.slates`."""
+        return [
+            cls(config, MarketWorld(world=world, slates=config.slates, mixture=mixture), case)
+            for mixture in mixtures
+            for world in config.worlds
+            for case in config.cases
+        ]
+
+    def seen(self, policy: Policy) -> Policy:
+        """A policy that reads what the log's shop writes down."""
+        return policy if self.case == "known" else Blind(policy)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,6 +33,11 @@ class Rows:
     shopper: Ints
     slate: Ints
 
+    @property
+    def households(self) -> int:
+        """The number of shoppers."""
+        return len(np.unique(self.shopper))
+
     def only(self, keep: NDArray[np.bool_]) -> Rows:
         """Take a part of the rows."""
         return Rows(*(column[keep] for column in vars(self).values()))
@@ -58,7 +63,7 @@ METRICS: dict[str, Metric] = {
 
 
 def bootstrap(
-    models: dict[str, Rows], metrics: tuple[str, ...], *, samples: int = 200, seed: int = 0
+    models: dict[str, Rows], metrics: tuple[str, ...], *, samples: int = 200
 ) -> dict[str, dict[str, tuple[float, Floats]]]:
     """Score several models on the same rows, with a bootstrap over households.
 
@@ -69,7 +74,7 @@ def bootstrap(
         not define it (an AUC without a response).
     """
     who = np.unique(next(iter(models.values())).shopper)
-    draws = resamples(len(who), samples, seed)
+    draws = resamples(len(who), samples)
     found: dict[str, dict[str, tuple[float, Floats]]] = {}
     for name, rows in models.items():
         index = np.searchsorted(who, rows.shopper)  # each model has its rows in an order of its own
@@ -79,6 +84,21 @@ def bootstrap(
             values = np.array([METRICS[metric](rows, rows.weight * draw[index]) for draw in draws])
             found[name][metric] = (value, values)
     return found
+
+
+def with_samples(rows: Rows, metrics: tuple[str, ...], *, samples: int) -> dict[str, list[float]]:
+    """The score of rows by each metric, followed by its bootstrap samples."""
+    found = bootstrap({"": rows}, metrics, samples=samples)[""]
+    return {name: [value, *drawn.tolist()] for name, (value, drawn) in found.items()}
+
+
+def numbered(values: Mapping[str, Sequence[float]], **told: object) -> list[dict[str, object]]:
+    """Rows of `what`, `n` and `value` for the values of each name, with what is told of all."""
+    return [
+        {**told, "what": what, "n": n, "value": value}
+        for what, several in values.items()
+        for n, value in enumerate(several)
+    ]
 
 
 def bootstrap_mean(values: Floats, shopper: Ints, samples: int) -> tuple[float, Floats, int]:

@@ -15,7 +15,7 @@ import datetime
 import shutil
 import time
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
@@ -25,11 +25,9 @@ from agents import AGENTS, TrainingSetup
 from agents.base import Watch, ignore_progress
 from agents.evaluate import evaluate
 from agents.keeper import Keeper
-from agents.places import REPORTED_SEED, TUNING_SEED, Site, seeds
-from agents.places.opening import find_place
-from agents.places.site import is_slow
+from agents.places import REPORTED_SEED, Site, seeds
 from benchmarks.lab.cells import json_at, once
-from benchmarks.lab.options import MarketLogs, Markets
+from benchmarks.lab.options import MarketLogs, Markets, Served
 from benchmarks.lab.places import (
     ALIKE,
     CONTROL,
@@ -43,9 +41,9 @@ from benchmarks.lab.places import (
     Place,
 )
 from benchmarks.lab.saved import save_actor
-from benchmarks.lab.settings import presets_told, remember_settings, settings_of
-from benchmarks.lab.tuning import SPECIAL_CASES, policy_trials, starts
-from benchmarks.lab.where import Elsewhere, There, told_options
+from benchmarks.lab.settings import presets_told, settings_of, share_settings
+from benchmarks.lab.tuning import SPECIAL_CASES, policy_search, starts, trials_of
+from benchmarks.lab.where import Elsewhere, There, fewer
 from policies import POLICIES
 from policies.learnable.intents import ComposerPolicy
 from policies.oracles import ORACLES, oracle_specs
@@ -125,7 +123,7 @@ Played = TypeVar("Played", bound="League")
 
 
 @dataclass(frozen=True)
-class CellSettings(MarketLogs):
+class CellSettings(Served, MarketLogs):
     """How a cell is played; the fields of `COMMON` are the same for all cells of a folder."""
 
     BOUNDS: ClassVar[Mapping[str, Within]] = {"factors": POSITIVE, "episodes": Within(1, RUN_SEEDS)}
@@ -142,8 +140,6 @@ class CellSettings(MarketLogs):
     factors: dict[str, float] = field(default_factory=lambda: dict(FACTORS))
     """Factor of each contender's steps, 1 where it is not named. Those named by default have flat
     curves earlier, or steps that take longer."""
-    shoppers: int = 1024
-    """Number of shoppers that are served at once in a training."""
     episodes: int = 512
     """Number of episodes of an evaluation. The standard error is then 1 to 4 % of the return."""
     watched: int = 128
@@ -152,8 +148,6 @@ class CellSettings(MarketLogs):
     """Number of settings tried for each policy with parameters, the same for all to be fair."""
     tuning_episodes: int = 256
     """Number of episodes of a trial."""
-    batch: int = 256
-    """Number of shoppers served at a time in an evaluation, which changes its speed alone."""
     work: Path = Path("runs/league")
     """Folder of the cells. Those that are there are not played again; delete it to start anew."""
 
@@ -229,17 +223,8 @@ def settled(league: Played) -> Played:
         return league
     place.where.check()
     changes: dict[str, Any] = {"work": league.work / place.name}
-    if is_slow(
-        find_place(
-            place.env, told_options(place.where.options), anyway=place.where.anyway
-        ).simulator
-    ):
-        default = {one.name: one.default for one in fields(league)}
-        changes |= {
-            name: few
-            for name, few in SLOW.items()
-            if name in default and getattr(league, name) == default[name]
-        }
+    if place.where.slow:
+        changes |= fewer(league, SLOW)
         changes["steps"] = {place.env: SLOW_STEPS, **_told_steps(league.steps)}
     return replace(league, **changes)
 
@@ -265,7 +250,7 @@ def check_work(league: CellSettings) -> None:
         told["place"] = place.where.about
     markets = {place.env for place in PLACES.values() if place.oracles} & PRESETS.keys()
     told["markets"] = presets_told(sorted(markets))
-    remember_settings(league.work, told)
+    share_settings(league.work, told)
 
 
 @dataclass(frozen=True)
@@ -375,17 +360,9 @@ def tuned_parameters(cell: Cell, site: Site, league: CellSettings) -> dict[str, 
         before = {}
         if case is not None:
             before[case] = tuned_parameters(replace(cell, contender=case), site, league)
-        study = policy_trials(
-            kept / "trials.json",
-            name,
-            spec,
-            site.inputs,
-            simulator,
-            episodes=seeds(TUNING_SEED, league.tuning_episodes),
-            first=starts(name, spec, before),
-            trials=league.trials,
-            batch=league.batch,
-        )
+        told = (starts(name, spec, before), league.trials, league.tuning_episodes, league.batch)
+        search = policy_search(name, site.inputs, simulator, *told, spec=spec)
+        study = trials_of(kept / "trials.json", search)
         return {
             "return": study.best_value,
             "trials": league.trials,

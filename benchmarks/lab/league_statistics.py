@@ -40,17 +40,12 @@ def of(rows: pl.DataFrame, contender: str, mode: str = "deterministic") -> pl.Da
     return rows.filter((pl.col("contender") == contender) & (pl.col("mode") == mode))
 
 
-def matrix(rows: pl.DataFrame, column: str = "return") -> Floats:
-    """Arrange a column of one contender and mode as (R, W), with the runs that all worlds have."""
+def matrix(rows: pl.DataFrame) -> Floats:
+    """Arrange returns of one contender and mode as (R, W), with the runs that all worlds have."""
     if rows.is_empty():
         return np.empty((0, 0))
-    wide = (
-        rows.sort("world", "run")
-        .pivot("world", index="run", values=column)
-        .drop_nulls()
-        .sort("run")
-    )
-    return wide.drop("run").to_numpy().astype(np.float64)
+    wide = rows.sort("world", "run").pivot("world", index="run", values="return")
+    return wide.drop_nulls().sort("run").drop("run").to_numpy().astype(np.float64)
 
 
 def pairs(one: pl.DataFrame, other: pl.DataFrame, column: str = "return") -> tuple[Floats, Floats]:

@@ -191,6 +191,13 @@ def rows_of(examples: Examples, split: str, kinds: tuple[str, ...]) -> Tensor:
     return (in_split & wanted[examples.row_kind]).nonzero().flatten()
 
 
+def cold_splits(log: Log, hidden: Examples) -> tuple[Tensor, Tensor, Tensor]:
+    """Case-control rows of the train weeks, and those of cold items in valid and test weeks."""
+    train, valid, test = (rows_of(hidden, split, ("case_control",)) for split in SPLITS)
+    of_valid, of_test = (rows[log.cold[hidden.row_item[rows]]] for rows in (valid, test))
+    return train, of_valid, of_test
+
+
 def scored_rows(examples: Examples, rows: Tensor, chance: Tensor) -> heldout.Rows:
     """Put rows (R,) of the examples beside their predicted chances (R,), as arrays of float64."""
     visit = examples.row_visit[rows]

@@ -1,12 +1,11 @@
 """Cells that are the rows of one file each: measured where the file is missing, then read together.
 
     cells = [RowCell(path, place, partial(open_it, config), partial(measure_one, config, seed)), ..]
-    measure(cells, config, "knowing")    # here, or on the Ray cluster that `config` names
-    table = read_cells(cells)
+    measure_and_report(run, config, cells, report, told, config.work)
 
 This is how a benchmark whose report is about all that was asked for plays its cells, with
-`benchmarks.lab.playing`. It goes on where it stopped, and several may run side by side in one
-folder.
+`benchmarks.lab.playing`: here, or on the Ray cluster that `config` names. It goes on where it
+stopped, and several may run side by side in one folder.
 """
 
 from __future__ import annotations
@@ -23,6 +22,9 @@ import polars as pl
 from agents.keeper import Keeper
 from benchmarks.lab.options import Cells
 from benchmarks.lab.playing import Task, end, play_cells, there
+from benchmarks.lab.run import Report, Run
+from benchmarks.lab.settings import share_settings
+from benchmarks.lab.threads import use_threads
 from recsim_env.files import read_json, write_json
 from recsim_env.tables import write_parquet
 
@@ -111,3 +113,35 @@ def read_cells(cells: Sequence[RowCell]) -> pl.DataFrame:
         return pl.concat(pl.read_parquet(cell.path) for cell in cells)
     rows = [row for cell in cells for row in read_json(cell.path)]
     return pl.DataFrame(rows, infer_schema_length=None)
+
+
+def measure_and_report(
+    run: Run,
+    config: Cells,
+    cells: Sequence[RowCell],
+    report: Callable[[pl.DataFrame], Report],
+    told: Mapping[str, Any],
+    folder: Path,
+    read: Callable[[Sequence[RowCell]], pl.DataFrame] = read_cells,
+) -> None:
+    """Measure every cell that is missing, and report on the rows of all of them.
+
+    Args:
+        run: The run of the benchmark.
+        config: Where the cells are played, and on how many threads each.
+        cells: The cells, those of a place one after the other.
+        report: Makes the report of the rows.
+        told: The settings that everything in the work folder shares.
+        folder: The work folder.
+        read: Reads the rows of the cells.
+
+    Raises:
+        ValueError: If the folder holds measurements of other settings, or as `measure`.
+        SystemExit: As `measure`.
+        ConnectionError: As `measure`.
+    """
+    use_threads(config.threads)
+    share_settings(folder, told)
+    measure(cells, config, run.name)
+    rows = read(cells)
+    run.publish(rows, report(rows))

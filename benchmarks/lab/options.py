@@ -66,6 +66,16 @@ class Device(Checked):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Served(Checked):
+    """How many shoppers are served together."""
+
+    shoppers: int = 1024
+    """Number of shoppers that are served at once in a training."""
+    batch: int = 256
+    """Number of shoppers served at a time in an evaluation, which changes its speed alone."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Results(Checked):
     """The folder of the results."""
 

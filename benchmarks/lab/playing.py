@@ -78,14 +78,9 @@ class Outcome:
 
 
 class Places:
-    """What cells are played in: the last few places that were opened."""
+    """What cells are played in: the last few places that were opened, `most` at once."""
 
     def __init__(self, most: int = 1) -> None:
-        """Open nothing yet.
-
-        Args:
-            most: The number of places that are held at once.
-        """
         self.most = most
         self._opened: OrderedDict[str, Any] = OrderedDict()
 
@@ -280,7 +275,8 @@ def joined(address: str) -> Iterator[Any]:
     check_cluster(address)
     import ray
 
-    environment = {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [_python_path()])])}
+    paths = filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])
+    environment = {"PYTHONPATH": os.pathsep.join(paths)}
     try:
         ray.init(
             address=address,
@@ -319,10 +315,6 @@ def check_cluster(address: str | None) -> None:
             f"ray is {address!r}, but Ray is not installed: run pip install -e '.[scale]'."
         ) from None
     _check_head(address)
-
-
-def _python_path() -> str:
-    return os.environ.get("PYTHONPATH", "")
 
 
 def _check_head(address: str) -> None:

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import StrMethodFormatter
 
 from recsim_env.estimates import Estimate
 
@@ -46,6 +47,12 @@ def plain(axes: Axes, grid: Literal["both", "x", "y"] = "both") -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
+def log_numbers(axes: Axes) -> None:
+    """Let the horizontal axis be a logarithmic one of plain numbers."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+
+
 def intervals(
     axes: Axes,
     places: Sequence[float],
@@ -73,12 +80,20 @@ def intervals(
     axes.vlines(places, low, high, color=colour, linewidth=1.2)
 
 
-def level_intervals(lines: Sequence[tuple[str, Estimate, str]], label: str) -> Figure:
+def level_intervals(
+    lines: Sequence[tuple[str, Estimate, str]],
+    label: str,
+    *,
+    mark: float | None = None,
+    ink: str = INK,
+) -> Figure:
     """Draw estimates below each other, each with its name, interval and colour.
 
     Args:
         lines: Name, estimate and colour of each line, from above.
         label: What the estimates are.
+        mark: Where a thin vertical line stands, such as 0 for no difference.
+        ink: The colour of that line.
     """
     figure, (axes,) = panels(8, 0.42 * len(lines) + 1.2)
     for place, (_, value, colour) in enumerate(reversed(lines)):
@@ -88,12 +103,12 @@ def level_intervals(lines: Sequence[tuple[str, Estimate, str]], label: str) -> F
     axes.set_xlabel(label)
     plain(axes, "x")
     axes.spines["left"].set_visible(False)
+    if mark is not None:
+        axes.axvline(mark, color=ink, linewidth=0.8)
     return figure
 
 
-def paired_differences(
-    axes: Axes, lines: Sequence[tuple[str, Estimate, str]], base: str, what: str = "return"
-) -> None:
+def paired_differences(axes: Axes, lines: Sequence[tuple[str, Estimate, str]], base: str) -> None:
     """Draw by how much several policies are above one of them, which is a line at 0.
 
     Means of policies that met the same shoppers overlap where their differences do not: the
@@ -103,7 +118,6 @@ def paired_differences(
         axes: The axes that are drawn on.
         lines: Name, paired difference and colour of each policy, from above.
         base: The name of the policy that the others are compared with.
-        what: What the difference is of.
     """
     axes.axvline(0, color=INK, linewidth=1)
     for place, (_, value, colour) in enumerate(reversed(lines)):
@@ -120,7 +134,7 @@ def paired_differences(
         )
     axes.set_yticks(range(len(lines)), [name for name, _, _ in reversed(lines)])
     axes.set_ylim(-0.6, len(lines) - 0.3)
-    axes.set_xlabel(f"{what} above {base}, paired by episode, 95 % interval")
+    axes.set_xlabel(f"return above {base}, paired by episode, 95 % interval")
     plain(axes, "x")
     axes.spines["left"].set_visible(False)
     axes.tick_params(axis="y", length=0)

@@ -124,10 +124,12 @@ class Run:
         print(f"results: {self.folder}")
         return self.folder
 
-    def publish(self, rows: pl.DataFrame, report: Report) -> Path:
+    def publish(
+        self, rows: pl.DataFrame, report: Report, curves: pl.DataFrame | None = None
+    ) -> Path:
         """Print the table of a report, and `save` the report with its rows."""
         print(report.table)
-        return self.save(rows, **vars(report))
+        return self.save(rows, **vars(report), curves=curves)
 
     def _write(self, rows: pl.DataFrame, report: Report, curves: pl.DataFrame | None) -> None:
         names = ["config.json"]

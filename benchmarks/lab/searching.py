@@ -1,34 +1,34 @@
-"""Searches that several workers make together, with the trials in a journal that all of them read.
+"""Searches for parameters as cells, and those that several workers make together.
 
-Each worker proposes the next trial by what all have found so far (Optuna's `JournalStorage`, a file
-on the shared folder). Which trials there are then depends on who is faster, so that two such
-searches find different parameters; `benchmarks.lab.tuning.trials_of` is a search that does not.
+Several workers have their trials in a journal that all of them read: each proposes the next one by
+what all have found so far (Optuna's `JournalStorage`, a file on the shared folder). Which trials
+there are then depends on who is faster, so that two such searches find different parameters;
+`benchmarks.lab.tuning.trials_of` is a search that does not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import optuna
 from optuna.storages.journal import JournalFileBackend, JournalStorage
 from optuna.trial import TrialState
 
+from agents.places import Site
 from benchmarks.lab.cells import alone
-from benchmarks.lab.tuning import Parameters, suggest
-from policies.parameters import Range
+from benchmarks.lab.playing import Task
+from benchmarks.lab.tuning import PLACE, Search, suggest, trials_of
+from recsim_env.files import read_json
 
 WORKER = "worker"
 """What trials tell of who makes them."""
 
 
 def joint_study(path: Path, seed: int = 0) -> optuna.Study:
-    """The search whose trials lie in a journal; a new one where there is none.
-
-    Args:
-        path: The file of the journal.
-        seed: The seed of this worker's sampler.
-    """
+    """The search whose trials lie in a journal; the seed is that of this worker's sampler."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path.parent.mkdir(parents=True, exist_ok=True)
     return optuna.create_study(
@@ -40,41 +40,25 @@ def joint_study(path: Path, seed: int = 0) -> optuna.Study:
     )
 
 
-def search_together(
-    path: Path,
-    value: Callable[[Parameters, int], float],
-    search: Mapping[str, Range],
-    first: Sequence[Mapping[str, float]],
-    trials: int,
-    seed: int,
-    worker: int,
-) -> None:
+def search_together(path: Path, search: Search, worker: int) -> None:
     """Make trials until all are made or being made by others.
 
-    A trial of this worker that was cut off is made again; a worker's number has one process.
-
-    Args:
-        path: The file of the journal.
-        value: Gives the value of some parameters in the trial of a number.
-        search: The range of every parameter.
-        first: Settings that are tried first.
-        trials: The number of trials of all workers together.
-        seed: The seed of the search.
-        worker: The number of this worker, 0 or more.
+    A trial of this worker that was cut off is made again; a worker's number has one process. The
+    trials of all workers lie in one journal.
     """
-    study = joint_study(path, seed + worker)
+    study = joint_study(path, search.seed + worker)
     while True:
         with alone(path):
             if not study.get_trials(deepcopy=False):
-                for start in first:
+                for start in search.first:
                     study.enqueue_trial(dict(start))
             _give_up(study, worker)
-            if len(made(study)) + len(_running(study)) >= trials:
+            if len(made(study)) + len(_running(study)) >= search.trials:
                 return
             trial = study.ask()
             trial.set_user_attr(WORKER, worker)
-            parameters = suggest(trial, search)
-        study.tell(trial, value(parameters, trial.number))
+            parameters = suggest(trial, search.ranges)
+        study.tell(trial, search.value(parameters, trial.number))
 
 
 def made(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
@@ -92,3 +76,61 @@ def _give_up(study: optuna.Study, worker: int) -> None:
         if trial.user_attrs.get(WORKER, worker) == worker:
             study.tell(trial.number, state=TrialState.FAIL)
             study.enqueue_trial(trial.params)
+
+
+@dataclass(frozen=True)
+class Searches:
+    """Searches for the parameters of several players, each by one worker or by several together."""
+
+    folder: Path
+    """Folder of the trials."""
+    trials: int
+    """Number of trials of each."""
+    searchers: int
+    """Number of workers that make one search together."""
+    names: tuple[str, ...]
+    """Names of the players, in their order."""
+    open: Callable[[], Site]
+    """Opens the place in which they are tuned."""
+
+    def search(self, name: str, site: Site) -> Search:
+        """What is searched for, in the opened place."""
+        raise NotImplementedError
+
+    def tasks(self, name: str) -> list[Task]:
+        """The search of a player as cells, one for each worker."""
+        done = partial(self.done, name)
+        if self.searchers == 1:
+            return [self.task(name, partial(self.study, name), done)]
+        return [
+            self.task(f"{name}-worker{at}", partial(self._join, name, at), done)
+            for at in range(self.searchers)
+        ]
+
+    def task(self, cell: str, play: Callable[[Site], object], done: Callable[[], bool]) -> Task:
+        """A cell in the place."""
+        return Task(cell, self.folder / "unfinished" / cell, PLACE, self.open, play, done)
+
+    def done(self, name: str) -> bool:
+        """Whether all trials of a player are there."""
+        if self.searchers > 1:
+            return len(made(joint_study(self._journal(name)))) >= self.trials
+        path = self._kept(name)
+        return path.exists() and len(read_json(path)) >= self.trials
+
+    def study(self, name: str, site: Site) -> optuna.Study:
+        """The search of a player, made here where it is not made yet."""
+        if self.searchers > 1:
+            return joint_study(self._journal(name))
+        return trials_of(self._kept(name), self.search(name, site))
+
+    def _join(self, name: str, worker: int, site: Site) -> None:
+        search_together(self._journal(name), self.search(name, site), worker)
+
+    def _kept(self, name: str) -> Path:
+        """The file of the trials that one worker made."""
+        return self.folder / f"{name}.trials.json"
+
+    def _journal(self, name: str) -> Path:
+        """The file of the trials that several workers made."""
+        return self.folder / f"{name}.journal"

@@ -16,6 +16,8 @@ from recsim_env.registration import PRESETS
 
 TABLES = "tables"
 """Name of the setting that is a digest of the tables from which a folder was filled."""
+FREE = ("cache", "device", "markets", "ray", "results", "threads", "work")
+"""Fields that say where a command runs and where its files lie, and nothing of what they hold."""
 
 
 def config_as_json(config: object) -> dict[str, Any]:
@@ -53,15 +55,12 @@ def settings_of(
 
     Args:
         config: A configuration.
-        only: The fields that are shared; all of them by default.
-        free: Fields in which runs that share a folder may differ.
+        only: The fields that are shared; by default all but those of `FREE`.
+        free: Further fields in which runs that share a folder may differ.
     """
     told = config_as_json(config)
-    return {
-        name: value
-        for name, value in told.items()
-        if name not in free and (only is None or name in only)
-    }
+    names = told.keys() - {*FREE, *free} if only is None else set(only)
+    return {name: value for name, value in told.items() if name in names}
 
 
 def check_settings(folder: Path, told: Mapping[str, Any], *, free: Collection[str] = ()) -> None:
@@ -80,8 +79,7 @@ def check_settings(folder: Path, told: Mapping[str, Any], *, free: Collection[st
     if not path.exists():
         return
     found = read_object(path)
-    names = (told.keys() | found.keys()) - set(free)
-    other = sorted(name for name in names if told.get(name) != found.get(name))
+    other = [name for name in differing(told, found) if name not in free]
     if other == [TABLES]:
         raise ValueError(
             f"{path} differs in {other}: what lies there was made from other tables than those "

@@ -21,6 +21,9 @@ from recsim_env.shoppers.profile import LATELY
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Observation, Policy
 
+VISITS = 8
+"""Number of visits before, in which greedy CTR bores the shoppers."""
+
 
 @dataclass(frozen=True)
 class Served:
@@ -56,7 +59,6 @@ def bored_visit(
     greedy: Policy,
     policies: Mapping[str, Policy],
     seeds: Tensor,
-    visits: int = 8,
 ) -> Visit:
     """Let greedy CTR serve shoppers for some visits, and then every policy the most bored one.
 
@@ -65,22 +67,19 @@ def bored_visit(
         greedy: The policy that bores them.
         policies: The policies that are compared, by name.
         seeds: (B,) int64, the shoppers to choose from.
-        visits: The number of visits before.
     """
     staying = simulator.shopper.tells_leaving
     observation = simulator.reset(seeds.to(simulator.device), staying=staying)
-    for _ in range(visits):
+    for _ in range(VISITS):
         simulator.advance(_slates(greedy, simulator, observation))
         observation = simulator.observe()
     shown = observation["category_shown"][:, :, LATELY]
     row, group = divmod(int(shown.argmax()), shown.shape[1])
-    return Visit(
-        _last(simulator.catalog.categories[group]),
-        {
-            name: _serve(simulator, observation, policy, row, group)
-            for name, policy in policies.items()
-        },
-    )
+    served = {
+        name: _serve(simulator, observation, policy, row, group)
+        for name, policy in policies.items()
+    }
+    return Visit(_last(simulator.catalog.categories[group]), served)
 
 
 def _slates(policy: Policy, simulator: SlateSimulator, observation: Observation) -> Tensor:

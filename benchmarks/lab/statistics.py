@@ -51,6 +51,15 @@ def policy_difference(rows: pl.DataFrame, base: pl.DataFrame, column: str) -> Es
     return paired_difference(rows.sort("episode")[column].to_numpy(), order)
 
 
+def returns_of(rows: pl.DataFrame, policy: str) -> Floats:
+    """Returns (S, E) of a policy, a line for each training of it; one line without any.
+
+    The rows have the columns `policy`, `seed`, null where nothing was trained, and `episode`.
+    """
+    lines = rows.filter(pl.col("policy") == policy).sort("seed").partition_by("seed")
+    return np.stack([line.sort("episode")["return"].to_numpy() for line in lines])
+
+
 # ---- bootstrap -----------------------------------------------------------------------------------
 
 

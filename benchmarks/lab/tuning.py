@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import optuna
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from agents.evaluate import evaluate
+from agents.places import TUNING_SEED, seeds
 from benchmarks.lab.cells import alone
 from benchmarks.lab.run import RESULTS
 from benchmarks.lab.where import Where
@@ -34,51 +35,45 @@ PLACE = "place"
 Parameters = dict[str, float]
 
 
-def trials_of(
-    path: Path,
-    value: Callable[[Parameters, int], float],
-    search: Mapping[str, Range],
-    first: Sequence[Mapping[str, float]],
-    trials: int,
-    seed: int,
-    title: str,
-) -> optuna.Study:
-    """Search for the parameters of the highest value, and keep every trial in a JSON file.
+@dataclass(frozen=True)
+class Search:
+    """A search for the parameters of the highest value."""
+
+    value: Callable[[Parameters, int], float]
+    """Gives the value of some parameters in the trial of a number."""
+    ranges: Mapping[str, Range]
+    """The range of every parameter."""
+    first: Sequence[Mapping[str, float]]
+    """Settings that are tried first."""
+    trials: int
+    """The number of trials, with those that were kept."""
+    seed: int = 0
+    """The seed of the sampler."""
+    title: str = ""
+    """What is tuned, for the progress bar."""
+
+
+def trials_of(path: Path, search: Search) -> optuna.Study:
+    """Make a search, and keep every trial in a JSON file.
 
     What an interrupted search has kept is told to the sampler again in its order, so the trials
     that follow are those that would have followed. A process that finds another one at the same
     search waits for it, and then has its trials.
 
-    Args:
-        path: The file of the trials.
-        value: Gives the value of some parameters in the trial of a number.
-        search: The range of every parameter.
-        first: Settings that are tried first.
-        trials: The number of trials, with those that were kept.
-        seed: The seed of the sampler.
-        title: What is tuned, for the progress bar.
-
     Raises:
         ValueError: If the file holds the trials of another search.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=seed)
+    sampler = optuna.samplers.TPESampler(seed=search.seed)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    for start in first:
+    for start in search.first:
         study.enqueue_trial(dict(start))
     with alone(path):
-        _go_on(study, path, value, search, trials, title)
+        _go_on(study, path, search)
     return study
 
 
-def _go_on(
-    study: optuna.Study,
-    path: Path,
-    value: Callable[[Parameters, int], float],
-    search: Mapping[str, Range],
-    trials: int,
-    title: str,
-) -> None:
+def _go_on(study: optuna.Study, path: Path, search: Search) -> None:
     """Tell a study its trials that were kept, and make those that are missing."""
     kept: list[dict[str, Any]] = read_json(path) if path.exists() else []
     if not isinstance(kept, list):
@@ -86,9 +81,10 @@ def _go_on(
 
     def played(trial: optuna.Trial) -> float:
         """Return the value of a trial, which is played unless an earlier run kept it."""
-        parameters = suggest(trial, search)
+        parameters = suggest(trial, search.ranges)
         if trial.number == len(kept):
-            kept.append({"parameters": parameters, "value": value(parameters, trial.number)})
+            value = search.value(parameters, trial.number)
+            kept.append({"parameters": parameters, "value": value})
             write_json(path, kept)
         if kept[trial.number]["parameters"] != parameters:
             raise ValueError(
@@ -97,64 +93,44 @@ def _go_on(
         found: float = kept[trial.number]["value"]
         return found
 
-    for _ in tqdm(range(trials), desc=f"tuning {title}", unit="trial"):
+    for _ in tqdm(range(search.trials), desc=f"tuning {search.title}", unit="trial"):
         study.optimize(played, n_trials=1)
 
 
-def policy_trials(
-    path: Path,
+def policy_search(
     name: str,
-    spec: PolicySpec,
     inputs: PolicyInputs,
     simulator: SlateSimulator,
-    *,
-    episodes: Tensor,
     first: Sequence[Mapping[str, float]],
     trials: int,
+    episodes: int,
     batch: int = 256,
     seed: int = 0,
-) -> optuna.Study:
-    """Search for the parameters with which a policy has the highest mean return.
+    *,
+    spec: PolicySpec | None = None,
+) -> Search:
+    """The search for the parameters with which a policy has the highest mean return.
 
     Args:
-        path: The file of the trials.
-        name: The policy's name, for the progress bar.
-        spec: How the policy is built.
+        name: The policy's name.
         inputs: What it is built from.
         simulator: The shoppers that it serves.
-        episodes: The seeds (E,) of the episodes of every trial.
-        first: Settings that are tried first.
+        first: Settings that are tried first; what has no effect here is left out.
         trials: The number of trials.
+        episodes: The number of episodes of every trial, the same for all and for no report.
         batch: The number of shoppers served at a time.
         seed: The seed of the sampler.
-
-    Raises:
-        ValueError: If the file holds the trials of another search.
+        spec: How the policy is built; by default as registered.
     """
-    value = value_of_policy(spec, inputs, simulator, episodes, batch)
-    search = search_here(spec, inputs)
-    tried = [{key: one[key] for key in search} for one in first]
-    return trials_of(path, value, search, tried, trials, seed, name)
-
-
-def value_of_policy(
-    spec: PolicySpec, inputs: PolicyInputs, simulator: SlateSimulator, episodes: Tensor, batch: int
-) -> Callable[[Parameters, int], float]:
-    """The mean return of a policy by its parameters, in the trial of a number.
-
-    Args:
-        spec: How the policy is built.
-        inputs: What it is built from.
-        simulator: The shoppers that it serves.
-        episodes: The seeds (E,) of the episodes of every trial.
-        batch: The number of shoppers served at a time.
-    """
+    spec = spec or POLICIES[name]
+    who, ranges = seeds(TUNING_SEED, episodes), search_here(spec, inputs)
 
     def value(parameters: Parameters, number: int) -> float:
-        rows = evaluate(spec.build(inputs, parameters), simulator, episodes, batch=batch).rows
+        rows = evaluate(spec.build(inputs, parameters), simulator, who, batch=batch).rows
         return float(rows["return"].to_numpy().mean())
 
-    return value
+    tried = [{key: one[key] for key in ranges} for one in first]
+    return Search(value, ranges, tried, trials, seed, name)
 
 
 def suggest(trial: optuna.Trial, search: Mapping[str, Range]) -> Parameters:

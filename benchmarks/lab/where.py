@@ -16,6 +16,7 @@ import tyro
 from agents.places import Site, open_place
 from agents.places.believing import told_belief
 from agents.places.opening import PLACES, find_place, registered, slug
+from agents.places.site import is_slow
 from benchmarks.lab.checked import Checked
 from benchmarks.lab.threads import THREADS
 from policies.rankers.files import load_ranker
@@ -150,6 +151,12 @@ class Where(Elsewhere):
         )
 
     @property
+    def slow(self) -> bool:
+        """Whether its shoppers are served one by one."""
+        options = told_options(self.options)
+        return is_slow(find_place(self.env, options, anyway=self.anyway).simulator)
+
+    @property
     def name(self) -> str:
         """The name of files that belong to this place: another one for each other place."""
         stem = slug(self.env)
@@ -229,6 +236,16 @@ def told_reward(text: str | None) -> dict[str, float] | None:
             )
         weights[name] = float(found)
     return weights
+
+
+def fewer(config: Any, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Those of some smaller sizes whose option has its default, for shoppers who are slow."""
+    default = {one.name: one.default for one in fields(config)}
+    return {
+        name: few
+        for name, few in sizes.items()
+        if name in default and getattr(config, name) == default[name]
+    }
 
 
 def _known_terms(weights: dict[str, float] | None) -> dict[str, float] | None:

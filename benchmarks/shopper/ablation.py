@@ -24,7 +24,7 @@ from rich.console import Console
 from torch import Tensor
 
 from benchmarks.lab.command import run_command
-from benchmarks.lab.heldout import bootstrap, estimate
+from benchmarks.lab.heldout import estimate, with_samples
 from benchmarks.lab.logs import Log, ReadsLog, opened_log, sorted_rows
 from benchmarks.lab.options import Results
 from benchmarks.lab.run import Run
@@ -187,11 +187,9 @@ def held_out(
     # Their scores and samples.
     found: dict[str, list[float]] = {}
     for part, metrics in METRICS.items():
-        for metric, (value, values) in bootstrap(
-            {"": tables[part]}, metrics, samples=config.samples
-        )[""].items():
-            found[f"{part}_{metric}"] = [value, *values.tolist()]
-        found[f"households/{part}"] = [len(np.unique(tables[part].shopper))]
+        scores_of = with_samples(tables[part], metrics, samples=config.samples)
+        found |= {f"{part}_{metric}": values for metric, values in scores_of.items()}
+        found[f"households/{part}"] = [tables[part].households]
     return found
 
 

@@ -37,6 +37,7 @@ from benchmarks.lab.markets import MARKETS, MarketWorld
 from benchmarks.lab.options import Results, Threads
 from benchmarks.lab.plots import BLUE, COLOURS, GREY, INK, intervals, panels
 from benchmarks.lab.run import Report, Run
+from benchmarks.lab.session_markets import market_of
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from policies import POLICIES
@@ -245,13 +246,7 @@ def measure(config: Config) -> pl.DataFrame:
     few = load_belief(shop, "cpu", true.slate_size)
     if not isinstance(few, SessionBelief):
         raise ValueError(f"shop is {str(shop)!r}, but it must hold a session model.")
-    simulator = SlateSimulator(
-        true.shopper,
-        true.reward,
-        horizon_days=true.horizon_days,
-        history=true.history,
-        belief=Both(few),
-    )
+    simulator = market_of(true.shopper, true, belief=Both(few))
     policy = POLICIES[config.policy].build(site.inputs)
     watched = _Watched(policy, simulator, site.inputs)
     parts: list[dict[str, Tensor]] = []

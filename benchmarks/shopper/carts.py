@@ -26,7 +26,7 @@ from benchmarks.lab.command import run_command
 from benchmarks.lab.heldout import estimate
 from benchmarks.lab.logs import SHIPPED_SHOPPER
 from benchmarks.lab.options import Results, Threads
-from benchmarks.lab.plots import BLUE, INK, level_intervals
+from benchmarks.lab.plots import BLUE, level_intervals
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
@@ -367,9 +367,7 @@ def picture(summary: dict[str, Estimate]) -> Figure:
         ("hit@50 never bought, above lift", summary["visit.cart_new_hit50_minus_lift"], BLUE),
         ("hit@50 never bought, above no cart", summary["cart_brings/new_hit50"], BLUE),
     ]
-    figure = level_intervals(lines, "difference in the share of hidden items that are hit")
-    figure.axes[0].axvline(0, color=INK, linewidth=0.8)
-    return figure
+    return level_intervals(lines, "difference in the share of hidden items that are hit", mark=0)
 
 
 def main(config: Config) -> None:
@@ -385,9 +383,7 @@ def main(config: Config) -> None:
     assert text is not None
     rows = ranked(data.carts("test", config.carts, config.fit.seed), weights, models, text)
     pairs = paired_items(config, data, models[NO_LIFT])
-    found = report(rows, pairs)
-    print(found.table)
-    run.save(rows, **vars(found), curves=pairs)
+    run.publish(rows, report(rows, pairs), pairs)
     save_model(models[FULL], config.output)
     console.print(f"the completion is in {config.output}")
 

@@ -25,7 +25,6 @@ from typing import Any, ClassVar
 import numpy as np
 import polars as pl
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from agents.places import REPORTED_SEED, seeds
@@ -216,14 +215,8 @@ def report(rows: pl.DataFrame) -> Report:
         title = f"{name}, {number} x {kind}"
         drawn.append((f"{title}: named", summary[f"{key}/named"], BLUE))
         drawn.append((f"{title}: shuffled", summary[f"{key}/shuffled"], GREY))
-    return Report(markdown(lines), summary, picture(drawn))
-
-
-def picture(lines: list[tuple[str, Estimate, str]]) -> Figure:
-    """Draw by how much the chance falls below that without random causes, with intervals."""
-    figure = level_intervals(lines, "chance of the response, less that without random causes")
-    figure.axes[0].axvline(0, color=GREY, linewidth=0.8)
-    return figure
+    label = "chance of the response, less that without random causes"
+    return Report(markdown(lines), summary, level_intervals(drawn, label, mark=0, ink=GREY))
 
 
 def main(config: Config) -> None:

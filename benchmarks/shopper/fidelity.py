@@ -30,6 +30,7 @@ from benchmarks.lab.heldout import (
     ITEM_BINS,
     METRICS,
     Floats,
+    Rows,
     bootstrap,
     bootstrap_mean,
     estimate,
@@ -38,6 +39,7 @@ from benchmarks.lab.logs import (
     SHIPPED_SHOPPER,
     Log,
     ReadsLog,
+    cold_splits,
     need_cold_items,
     ready,
     rows_of,
@@ -158,6 +160,26 @@ class Figures:
         line = {"value": value, "low": found.low, "high": found.high, "samples": defined}
         self.rows.append({"model": model, "figure": name, **line})
 
+    def add_scores(
+        self,
+        name: str,
+        tables: dict[str, Rows],
+        metrics: tuple[str, ...],
+        rivals: tuple[str, str],
+        samples: int,
+    ) -> None:
+        """Add every metric of some models, and where the first of two rivals is above the other."""
+        found = bootstrap(tables, metrics, samples=samples)
+        households, (one, other) = tables[MODEL].households, rivals
+        for model, values in found.items():
+            for metric, (value, drawn) in values.items():
+                self.add(f"{name}_{metric}", model, value, drawn, households)
+        for metric in ("auc", "log_loss", "ndcg10"):
+            if metric in metrics:
+                ours, theirs = found[one][metric], found[other][metric]
+                less = (ours[0] - theirs[0], ours[1] - theirs[1])
+                self.add(f"{name}_{metric}_minus_{other}", MODEL, *less, households)
+
 
 @dataclass(frozen=True)
 class Predictions:
@@ -224,7 +246,7 @@ def main(config: Config) -> None:
     curves(figures, examples, judged["full_exposure"])
     with console.status("replaying the log without cold items"):
         hidden = log.examples(cold_hidden=True)
-    pure_cold(figures, model, hidden, cold, config)
+    pure_cold(figures, model, log, hidden, config)
     del hidden
     gaps(figures, model, examples, config)
 
@@ -275,16 +297,7 @@ def exposures(
             model: sorted_rows(examples, rows, logit) for model, (rows, logit) in models.items()
         }
         wanted = tuple(metric for metric in METRICS if metric != "ndcg10" or name == "policy_slate")
-        found = bootstrap(tables, wanted, samples=config.samples)
-        households = len(np.unique(tables[MODEL].shopper))
-        for model, values in found.items():
-            for metric, (value, samples) in values.items():
-                figures.add(f"{name}_{metric}", model, value, samples, households)
-        for metric in ("auc", "log_loss", "ndcg10"):
-            if metric in wanted:
-                ours, theirs = found[RECALIBRATED][metric], found[TREES][metric]
-                difference = f"{name}_{metric}_minus_{TREES}"
-                figures.add(difference, MODEL, ours[0] - theirs[0], ours[1] - theirs[1], households)
+        figures.add_scores(name, tables, wanted, (RECALIBRATED, TREES), config.samples)
 
 
 WEEKLY = ("full_exposure", "policy_slate")
@@ -302,16 +315,8 @@ def by_week(
             for number in week.unique().tolist():
                 own = week == number
                 table = sorted_rows(examples, rows[own], logit[own])
-                value, samples = bootstrap({"": table}, ("ratio",), samples=config.samples)[""][
-                    "ratio"
-                ]
-                figures.add(
-                    f"{name}_ratio_week_{number}",
-                    model,
-                    value,
-                    samples,
-                    len(np.unique(table.shopper)),
-                )
+                found = bootstrap({"": table}, ("ratio",), samples=config.samples)[""]["ratio"]
+                figures.add(f"{name}_ratio_week_{number}", model, *found, table.households)
 
 
 def curves(figures: Figures, examples: Examples, models: Judged) -> None:
@@ -343,7 +348,7 @@ def curves(figures: Figures, examples: Examples, models: Judged) -> None:
 
 
 def pure_cold(
-    figures: Figures, model: SlateShopper, hidden: Examples, cold: Tensor, config: Config
+    figures: Figures, model: SlateShopper, log: Log, hidden: Examples, config: Config
 ) -> None:
     """Add scores of cold items where the histories of the test weeks lack them as well.
 
@@ -353,14 +358,11 @@ def pure_cold(
     if not model.config.use_cold_head:
         print("cold items are left out: the shopper is of an earlier version without a cold head.")
         return
-    scores = score(model, hidden, "test", kinds=("case_control",), cold=cold)
-    keep = cold[hidden.row_item[scores.row]]
+    scores = score(model, hidden, "test", kinds=("case_control",), cold=log.cold)
+    keep = log.cold[hidden.row_item[scores.row]]
     logits = {MODEL: (scores.row[keep], scores.logit[keep])}
-    train, valid, test = (
-        rows_of(hidden, split, ("case_control",)) for split in ("train", "valid", "test")
-    )
+    train, valid, test = cold_splits(log, hidden)
     train = train[::TAUGHT_SHARE]
-    valid, test = (rows[cold[hidden.row_item[rows]]] for rows in (valid, test))
     taught, *others = (simple.category_columns(hidden, rows) for rows in (train, valid, test))
     on_valid, on_test = simple.fit_predict(
         simple.CATEGORY, taught, hidden.row_label[train].numpy(), others
@@ -371,15 +373,8 @@ def pure_cold(
     logits[CATEGORY] = (test, torch.from_numpy(on_test) * scale + shift)
 
     ranked = {name: sorted_rows(hidden, rows, logit) for name, (rows, logit) in logits.items()}
-    households = len(np.unique(ranked[MODEL].shopper))
-    found = bootstrap(ranked, ("auc", "log_loss", "ratio"), samples=config.samples)
-    for name, values in found.items():
-        for metric, (value, samples) in values.items():
-            figures.add(f"cold_{metric}", name, value, samples, households)
-    for metric in ("auc", "log_loss"):
-        ours, theirs = found[MODEL][metric], found[CATEGORY][metric]
-        difference = f"cold_{metric}_minus_{CATEGORY}"
-        figures.add(difference, MODEL, ours[0] - theirs[0], ours[1] - theirs[1], households)
+    metrics = ("auc", "log_loss", "ratio")
+    figures.add_scores("cold", ranked, metrics, (MODEL, CATEGORY), config.samples)
 
 
 def gaps(figures: Figures, model: SlateShopper, examples: Examples, config: Config) -> None:

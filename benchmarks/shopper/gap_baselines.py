@@ -19,6 +19,11 @@ REPORTED_BINS = (*range(9), 10, 14, 21, 35)
 """First days of the bins on which the likelihood of a gap is reported; the last one has no end."""
 
 
+def _bins(days: Tensor) -> Tensor:
+    """The number of the reported bin of each number of days."""
+    return torch.bucketize(days, torch.tensor(REPORTED_BINS), right=True) - 1
+
+
 def gap_chances(logits: Tensor, edges: Sequence[int]) -> Tensor:
     """Turn hazard logits (V, bins) into chances of reported bins (V, 13), lapses in the last.
 
@@ -26,7 +31,7 @@ def gap_chances(logits: Tensor, edges: Sequence[int]) -> Tensor:
         logits: The hazards of the shopper.
         edges: The first days of its bins, each of which lies in one of the reported bins.
     """
-    place = torch.bucketize(torch.tensor(edges), torch.tensor(REPORTED_BINS), right=True) - 1
+    place = _bins(torch.tensor(edges))
     stay = torch.cumsum(F.logsigmoid(-logits), dim=1).exp()
     before = torch.cat([torch.ones_like(stay[:, :1]), stay[:, :-1]], dim=1)
     chance = torch.zeros(len(logits), len(REPORTED_BINS)).index_add(1, place, before - stay)
@@ -39,11 +44,9 @@ def gap_log_loss(chance: Tensor, gap: Tensor, follow_up: Tensor) -> Tensor:
 
     A gap of -1 is censored: its likelihood is that of all bins after the follow-up.
     """
-    edges = torch.tensor(REPORTED_BINS)
     seen = gap >= 0
-    place = torch.bucketize(gap.clamp(min=0), edges, right=True) - 1
-    hit = chance.gather(1, place.unsqueeze(1)).squeeze(1)
-    ended = torch.bucketize(follow_up + 1, edges, right=True) - 1  # bins watched to their end
+    hit = chance.gather(1, _bins(gap.clamp(min=0)).unsqueeze(1)).squeeze(1)
+    ended = _bins(follow_up + 1)  # bins watched to their end
     later = torch.arange(len(REPORTED_BINS)) >= ended.unsqueeze(1)
     return -torch.where(seen, hit, (chance * later).sum(1)).clamp(min=1e-9).log()
 
@@ -98,11 +101,8 @@ def _gap_pairs(examples: Examples, visits: Tensor) -> tuple[Tensor, Tensor, Tens
         The bin (P,) and whether the shopper came back in it (P,), for each pair, and the number of
         pairs of each visit (V,).
     """
-    edges = torch.tensor(REPORTED_BINS)
     gap, follow_up = examples.visits.gap[visits], examples.visits.follow_up[visits]
-    seen = gap >= 0
-    place = torch.bucketize(gap.clamp(min=0), edges, right=True) - 1
-    ended = torch.bucketize(follow_up + 1, edges, right=True) - 1
+    seen, place, ended = gap >= 0, _bins(gap.clamp(min=0)), _bins(follow_up + 1)
     risk = torch.where(seen, place + 1, ended).clamp(max=len(REPORTED_BINS) - 1)
     start = torch.repeat_interleave(risk.cumsum(0) - risk, risk)
     bins = torch.arange(int(risk.sum())) - start
@@ -114,15 +114,12 @@ def _gap_events(
     examples: Examples, visits: Tensor, per_shopper: bool = False
 ) -> tuple[Tensor, Tensor]:
     bins, hit, risk = _gap_pairs(examples, visits)
-    shopper = (
-        torch.repeat_interleave(examples.visits.shopper[visits], risk)
-        if per_shopper
-        else torch.zeros_like(bins)
-    )
-    number, count = (
-        (int(examples.visits.shopper.max()) + 1 if per_shopper else 1),
-        len(REPORTED_BINS),
-    )
+    everybody, count = examples.visits.shopper, len(REPORTED_BINS)
+    if per_shopper:
+        shopper = torch.repeat_interleave(everybody[visits], risk)
+        number = int(everybody.max()) + 1
+    else:
+        shopper, number = torch.zeros_like(bins), 1
     place = shopper * count + bins
     hits = torch.bincount(place, hit.double(), number * count).view(number, count)
     at_risk = torch.bincount(place, minlength=number * count).double().view(number, count)

@@ -34,7 +34,7 @@ from torch import Tensor
 
 from agents.statistics import estimate_mean
 from benchmarks.lab.command import run_command
-from benchmarks.lab.heldout import bootstrap, estimate
+from benchmarks.lab.heldout import estimate, numbered, with_samples
 from benchmarks.lab.logs import Log, ReadsLog, opened_log, sorted_rows
 from benchmarks.lab.measuring import RowCell, measure, read_cells
 from benchmarks.lab.options import Cells, Results
@@ -220,27 +220,17 @@ def fitted(config: Config, variant: Variant, ground: Ground) -> pl.DataFrame:
     scores = score(model, full, "test", kinds=("case_control",))
     warm = ~cold[full.row_item[scores.row]]
     table = sorted_rows(full, scores.row[warm], scores.logit[warm])
-    found = bootstrap({"": table}, METRICS, samples=config.samples)[""]
-    values = {what: [value, *samples.tolist()] for what, (value, samples) in found.items()}
-    values["households"] = [float(len(np.unique(table.shopper)))]
+    values = with_samples(table, METRICS, samples=config.samples)
+    values["households"] = [float(table.households)]
     values["cut"] = [cut_of(full, scores.row[warm], variant.window)]
     values["minutes"] = [minutes]
-    rows = [
-        {**_place(variant), "what": what, "n": n, "value": value}
-        for what, several in values.items()
-        for n, value in enumerate(several)
-    ]
-    return pl.DataFrame(rows, schema=ROW)
+    return pl.DataFrame(numbered(values, **vars(variant)), schema=ROW)
 
 
 def cut_of(examples: Examples, rows: Tensor, window: int) -> float:
     """The share of the visits of some rows (R,) that have more than `window` visits before them."""
     earlier = examples.visits.rank[examples.row_visit[rows].unique()]
     return float((earlier > window).double().mean())
-
-
-def _place(variant: Variant) -> dict[str, Any]:
-    return {"window": variant.window, "counters": variant.counters}
 
 
 def timed(config: Config) -> list[dict[str, Any]]:
@@ -253,12 +243,11 @@ def timed(config: Config) -> list[dict[str, Any]]:
             crowd, clock = Crowd(env, config.shoppers, device), Clock(device)
             crowd.play(Clock(device), min(config.seconds, 0.2))  # warm-up
             steps = crowd.play(clock, config.seconds)
-            rows.append(
-                {**_place(variant), "what": "us", "n": number, "value": 1e6 * clock.cpu / steps}
-            )
+            us = {"what": "us", "n": number, "value": 1e6 * clock.cpu / steps}
+            rows.append(vars(variant) | us)
             if number == 0:
                 bytes_each = state_bytes(crowd.simulator.hidden) / config.shoppers
-                rows.append({**_place(variant), "what": "bytes", "n": 0, "value": bytes_each})
+                rows += numbered({"bytes": [bytes_each]}, **vars(variant))
     return rows
 
 

@@ -42,12 +42,12 @@ from benchmarks.lab.cold_rows import (
 )
 from benchmarks.lab.command import run_command
 from benchmarks.lab.encoders import ENCODERS, encode
-from benchmarks.lab.heldout import bootstrap, over_fits, samples_by_fit
+from benchmarks.lab.heldout import numbered, over_fits, samples_by_fit, with_samples
 from benchmarks.lab.logs import (
     Log,
     ReadsLog,
+    cold_splits,
     opened_log,
-    rows_of,
     sorted_rows,
 )
 from benchmarks.lab.options import Results, Threads
@@ -157,11 +157,8 @@ def play(cells: list[Cell], log: Log, config: Config) -> None:
     }
 
     # Rows of the train weeks, and those of cold items in the other weeks.
-    hidden, cold = log.examples(cold_hidden=True), log.cold
-    train, valid, test = (
-        rows_of(hidden, split, ("case_control",)) for split in ("train", "valid", "test")
-    )
-    splits = (train, *(rows[cold[hidden.row_item[rows]]] for rows in (valid, test)))
+    hidden = log.examples(cold_hidden=True)
+    splits = cold_splits(log, hidden)
     plain = [plain_columns(hidden, rows, log.facts.placements) for rows in splits]
 
     # The cells of each encoder.
@@ -180,12 +177,7 @@ def play(cells: list[Cell], log: Log, config: Config) -> None:
         for cell in tqdm(own, desc=encoder, unit="cell"):
             values = scored(cell, read, splits, hidden, config) | facts
             place = {"encoder": encoder, "rows": cell.rows, "seed": cell.seed}
-            rows = [
-                {**place, "what": what, "n": n, "value": value}
-                for what, several in values.items()
-                for n, value in enumerate(several)
-            ]
-            write_json(cell.path(config.output), rows)
+            write_json(cell.path(config.output), numbered(values, **place))
 
 
 def scored(
@@ -197,12 +189,8 @@ def scored(
 ) -> dict[str, list[float]]:
     """Fit the head of a cell, calibrate it on the valid weeks, and score it on the test weeks.
 
-    Args:
-        cell: the cell
-        read: rows of the train, valid and test weeks, as the head reads them
-        splits: their indices in the examples
-        hidden: the examples, in whose histories cold items are hidden
-        config: tells how many bootstrap samples
+    Rows of the train, valid and test weeks are given as the head reads them, and by their indices
+    in the examples, in whose histories cold items are hidden.
 
     Returns:
         The score and its bootstrap samples, by metric, and the number of households.
@@ -217,9 +205,8 @@ def scored(
         on_valid, on_test = head(valid.read), head(test.read)
     scale, shift = platt(on_valid, valid.label, hidden.row_weight[splits[1]])
     table = sorted_rows(hidden, splits[2], on_test * scale + shift)
-    found = bootstrap({"": table}, METRICS, samples=config.samples)[""]
-    values = {what: [value, *samples.tolist()] for what, (value, samples) in found.items()}
-    return values | {"households": [float(len(np.unique(table.shopper)))]}
+    values = with_samples(table, METRICS, samples=config.samples)
+    return values | {"households": [float(table.households)]}
 
 
 # ---- report --------------------------------------------------------------------------------------

@@ -36,11 +36,11 @@ from agents.evaluate import evaluate
 from agents.places import REPORTED_SEED, Site, open_place, seeds
 from agents.statistics import estimate_mean
 from benchmarks.lab.bts import value_of_bts
-from benchmarks.lab.cells import all_rows, json_at
+from benchmarks.lab.cells import all_rows
 from benchmarks.lab.command import run_command
-from benchmarks.lab.contenders import FIXED, TUNED, Blind, contender, tune_constant
+from benchmarks.lab.contenders import FIXED, TUNED, Case, MarketCase, contender, tune_constant
 from benchmarks.lab.logs import plain_files
-from benchmarks.lab.markets import MARKETS, MarketWorld
+from benchmarks.lab.markets import MARKETS
 from benchmarks.lab.measuring import UNFINISHED, RowCell
 from benchmarks.lab.options import Cells, Device, Results
 from benchmarks.lab.playing import Task, end, play_cells, there
@@ -60,7 +60,6 @@ from recsim_env.logs.schema import read_impressions
 from recsim_env.shop_file import RANKER, SHOP_FILE
 from recsim_env.simulator import SlateSimulator
 
-Case = Literal["known", "hidden"]
 Part = Literal["market", "movielens", "open_bandit"]
 PUBLIC_FILE = "public.md"
 """File of the table of public data, beside the rows of markets."""
@@ -113,15 +112,8 @@ class Config(Cells, Device, Results):
 
 
 @dataclass(frozen=True)
-class MarketCase:
+class ShopCase(MarketCase[Config]):
     """The log of a market as a shop's CSV files, and what comes of it."""
-
-    config: Config
-    """How it is measured."""
-    world: MarketWorld
-    """The market that is the truth."""
-    case: Case
-    """What the log holds."""
 
     @property
     def folder(self) -> Path:
@@ -156,16 +148,12 @@ class MarketCase:
     @cached_property
     def tuned(self) -> dict[str, float]:
         """Knobs that earn most in the true market; both cases of a world have the same."""
-        stem = self.config.work / f"world{self.world.world}.tuned"
-        return json_at(
-            stem.with_suffix(".json"),
-            lambda: tune_constant(
-                stem.with_suffix(".trials.json"),
-                self.truth,
-                trials=self.config.trials,
-                episodes=self.config.tuning_episodes,
-                batch=self.config.batch,
-            ),
+        return tune_constant(
+            self.config.work / f"world{self.world.world}.json",
+            self.truth,
+            trials=self.config.trials,
+            episodes=self.config.tuning_episodes,
+            batch=self.config.batch,
         )
 
     def write(self) -> tuple[Path, Path]:
@@ -190,7 +178,7 @@ class MarketCase:
             if not (self.shop / RANKER).exists():
                 fit_ranker_of(self.shop, self.config.device)
 
-    def opened(self) -> MarketCase:
+    def opened(self) -> ShopCase:
         """A copy whose shop is fitted, and which holds the markets that its contenders play in."""
         case = replace(self)
         case.fit()
@@ -198,13 +186,12 @@ class MarketCase:
 
     def row(self, name: str) -> pl.DataFrame:
         """What a contender earns in both markets: one row."""
-        policy = contender(name, self.place.inputs, self.tuned if name == TUNED else {})
-        # A shop that does not write down what shoppers declare has policies that do not read it.
-        seen = policy if self.case == "known" else Blind(policy)
+        tuned = self.tuned if name == TUNED else {}
+        policy = self.seen(contender(name, self.place.inputs, tuned))
         earned: dict[str, float] = {}
         for where, simulator in self.markets.items():
             episodes = seeds(REPORTED_SEED, self.config.episodes)
-            found = evaluate(seen, simulator, episodes, batch=self.config.batch).rows
+            found = evaluate(policy, simulator, episodes, batch=self.config.batch).rows
             returns = found["return"].to_numpy()
             earned[where] = float(returns.mean())
             earned[f"{where}_se"] = float(returns.std(ddof=1) / math.sqrt(len(returns)))
@@ -225,20 +212,11 @@ class MarketCase:
         ]
 
 
-def cases(config: Config) -> list[MarketCase]:
-    """All cases of all worlds."""
-    return [
-        MarketCase(config, MarketWorld(world=world, slates=config.slates, mixture="broad"), case)
-        for world in config.worlds
-        for case in config.cases
-    ]
-
-
 def tasks_of(config: Config) -> list[Task]:
     """Every cell that is asked for, as it is played."""
     tasks = []
     if "market" in config.parts:
-        tasks += [cell.task for case in cases(config) for cell in case.cells()]
+        tasks += [cell.task for case in ShopCase.every(config) for cell in case.cells()]
     for name, (play, file) in PUBLIC.items():
         if name in config.parts:
             folder = config.work / name
@@ -450,8 +428,7 @@ def draw(rows: pl.DataFrame) -> Figure:
 def main(config: Config) -> None:
     """Measure what is missing, then report on all there is."""
     use_threads(config.threads)
-    free = ("parts", "worlds", "cases", "device", "threads", "ray", "markets", "work", "results")
-    share_settings(config.work, settings_of(config, free=free))
+    share_settings(config.work, settings_of(config, free=("parts", "worlds", "cases")))
     run = Run("own_log", config, results=config.results)
     failed = play_cells(tasks_of(config), config, "own_log")
     rows = with_verdicts(read_work(config).sort("world", "case", "contender"), config.work)

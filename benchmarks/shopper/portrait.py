@@ -242,7 +242,7 @@ def heads(
 
 def figures(setting: str, models: dict[str, Rows], samples: int) -> list[dict[str, object]]:
     """AUC and log loss of each model, and of what they differ from no portrait: a row each."""
-    households = len(np.unique(next(iter(models.values())).shopper))
+    households = next(iter(models.values())).households
     responses = float(next(iter(models.values())).label.sum())
     found = bootstrap(models, ("auc", "log_loss"), samples=samples)
     rows: list[dict[str, object]] = []

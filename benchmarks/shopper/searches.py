@@ -26,7 +26,6 @@ import numpy as np
 import polars as pl
 import torch
 import torch.nn.functional as F
-from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor
 from tqdm import tqdm
@@ -192,17 +191,13 @@ def report(rows: pl.DataFrame) -> Report:
         for texts in TEXTS
         for way in ways
     ]
-    return Report(markdown(lines, headers), summary, figure_of(drawn))
+    label = f"share of the first {FIRST} items that are of the type"
+    return Report(markdown(lines, headers), summary, level_intervals(drawn, label))
 
 
 def _values(rows: pl.DataFrame, way: str, texts: str, what: str) -> np.ndarray:
     own = rows.filter(pl.col("way") == way, pl.col("texts") == texts)
     return own.sort("search")[what].to_numpy()
-
-
-def figure_of(drawn: list[tuple[str, Estimate, str]]) -> Figure:
-    """Draw the shares of the first items that are of the type."""
-    return level_intervals(drawn, f"share of the first {FIRST} items that are of the type")
 
 
 if __name__ == "__main__":

@@ -27,23 +27,22 @@ from typing import Any, ClassVar
 
 import polars as pl
 import torch
-from matplotlib.figure import Figure
 
 from agents.evaluate import evaluate
-from agents.places import REPORTED_SEED, TUNING_SEED, Site, seeds
+from agents.places import REPORTED_SEED, Site, seeds
 from agents.places.exploring import fit_ranker, policy_inputs
 from agents.statistics import paired_difference
 from benchmarks.lab.command import run_command
 from benchmarks.lab.contenders import HAND, TUNED, contender
 from benchmarks.lab.markets import MARKETS, MarketWorld
-from benchmarks.lab.measuring import RowCell, measure, read_cells
+from benchmarks.lab.measuring import RowCell, measure_and_report
 from benchmarks.lab.options import Cells, Results
 from benchmarks.lab.plots import BLUE, GREY, level_intervals
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.settings import settings_of, share_settings
+from benchmarks.lab.session_markets import market_of
+from benchmarks.lab.settings import settings_of
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.threads import use_threads
-from benchmarks.lab.tuning import policy_trials
+from benchmarks.lab.tuning import policy_search, trials_of
 from policies import POLICIES, PolicyInputs
 from policies.inputs import Ranker
 from recsim_env import SlateSimulator
@@ -160,10 +159,7 @@ def fitted_simulator(
     """Fit a shopper to a log, and return the simulator that it makes."""
     model = fit_session(log, true.catalog, config.model, held_out=0.0)
     shopper = SessionPopulation(true.catalog, [model], Logged.newcomers(log.declared), true.device)
-    simulator = SlateSimulator(
-        shopper, true.reward, horizon_days=true.horizon_days, history=true.history
-    )
-    return simulator, shopper
+    return market_of(shopper, true), shopper
 
 
 def tuned(
@@ -171,17 +167,10 @@ def tuned(
 ) -> dict[str, float]:
     """Search for the knobs of the constant re-ranker that earn most in a fitted simulator."""
     spec = POLICIES["constant_log_odds"]
-    study = policy_trials(
-        folder / "trials.json",
-        TUNED,
-        spec,
-        inputs,
-        simulator,
-        episodes=seeds(TUNING_SEED, config.tuning_episodes),
-        first=[dict.fromkeys(spec.search(), 0.0) | knobs for knobs in HAND],
-        trials=config.trials,
-    )
-    return dict(study.best_params)
+    first = [dict.fromkeys(spec.search(), 0.0) | knobs for knobs in HAND]
+    told = (first, config.trials, config.tuning_episodes)
+    search = policy_search(TUNED, inputs, simulator, *told, spec=spec)
+    return dict(trials_of(folder / "trials.json", search).best_params)
 
 
 @dataclass(frozen=True)
@@ -291,9 +280,8 @@ def report(rows: pl.DataFrame) -> Report:
                 colour = BLUE if agent == TUNED else GREY
                 drawn.append((f"{share:.0%} {kind}: {agent}", less, colour))
         lines.append(line)
-    figure: Figure = level_intervals(drawn, "return in the true market, less with the clean log")
-    figure.axes[0].axvline(0, color=GREY, linewidth=0.8)
-    return Report(markdown(lines), summary, figure)
+    label = "return in the true market, less with the clean log"
+    return Report(markdown(lines), summary, level_intervals(drawn, label, mark=0, ink=GREY))
 
 
 def one_value(rows: pl.DataFrame, what: str, agent: str = "") -> float:
@@ -309,20 +297,10 @@ def returns(rows: pl.DataFrame, agent: str) -> pl.Series:
 
 
 def main(config: Config) -> None:
-    """Measure what is missing, then report.
-
-    Raises:
-        ValueError: If what lies there was measured with other settings.
-        SystemExit: If a cell failed, or another process measures one.
-    """
-    use_threads(config.threads)
-    free = ("shares", "threads", "ray", "results", "work", "markets")
-    share_settings(config.work, settings_of(config, free=free))
+    """Measure what is missing, then report; raises as `measure_and_report`."""
     run = Run("stress", config, results=config.results)
-    cells = cells_of(config)
-    measure(cells, config, "stress")
-    rows = read_cells(cells)
-    run.publish(rows, report(rows))
+    told = settings_of(config, free=("shares",))
+    measure_and_report(run, config, cells_of(config), report, told, config.work)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
-import numpy as np
 import polars as pl
 import torch
 from rich.console import Console
@@ -41,12 +40,12 @@ from benchmarks.lab.cold_rows import (
 )
 from benchmarks.lab.command import run_command
 from benchmarks.lab.encoders import encode
-from benchmarks.lab.heldout import Rows, bootstrap, over_fits, samples_by_fit
+from benchmarks.lab.heldout import Rows, bootstrap, numbered, over_fits, samples_by_fit
 from benchmarks.lab.logs import (
     Log,
     ReadsLog,
+    cold_splits,
     opened_log,
-    rows_of,
     sorted_rows,
 )
 from benchmarks.lab.options import Results, Threads
@@ -130,10 +129,6 @@ class Config(ReadsLog, Threads, Results):
     are large."""
 
 
-FREE = ("bases", "rows", "seeds", "output", "results", "threads")
-"""Options in which commands that share an output folder may differ."""
-
-
 @dataclass(frozen=True)
 class Cell:
     """A model, a number of rows of the log, and a seed."""
@@ -164,7 +159,7 @@ def main(config: Config) -> None:
     """
     use_threads(config.threads)
     run, console = Run("teacher", config, results=config.results), Console()
-    told = settings_of(config, free=FREE)
+    told = settings_of(config, free=("bases", "rows", "seeds", "output"))
     check_settings(config.output, told, free=(TABLES,))
     cells = [
         Cell(base, rows, seed)
@@ -237,10 +232,7 @@ class Split:
     def of(cls, log: Log, config: Config) -> Split:
         """Find the rows: all of the train weeks, and those of cold items in the other weeks."""
         hidden = log.examples(cold_hidden=True)
-        train, valid, test = (
-            rows_of(hidden, split, ("case_control",)) for split in ("train", "valid", "test")
-        )
-        valid, test = (rows[log.cold[hidden.row_item[rows]]] for rows in (valid, test))
+        train, valid, test = cold_splits(log, hidden)
         vectors, _ = encode(
             "minilm", list(log.catalog.text), config.output / "vectors" / "minilm.safetensors"
         )
@@ -276,7 +268,7 @@ class Split:
             tables[way] = self._table(on_test, test.double() @ told[:-1] + told[-1])
         found = bootstrap(tables, METRICS, samples=config.samples)
         facts = {
-            "households": float(len(np.unique(tables["head"].shopper))),
+            "households": float(tables["head"].households),
             "purchases": float(self.hidden.row_label[on_test.rows].sum()),
             "scored": float(len(on_test.rows)),
             "taught": float(taught),
@@ -289,11 +281,7 @@ class Split:
             }
             values |= {what: [value] for what, value in facts.items()}
             values["seconds"] = [sum(seconds[name] for name in names)]
-            lines += [
-                {**place, "way": way, "what": what, "n": n, "value": value}
-                for what, several in values.items()
-                for n, value in enumerate(several)
-            ]
+            lines += numbered(values, **place, way=way)
         return lines
 
     def _table(self, part: Part, logit: Tensor) -> Rows:

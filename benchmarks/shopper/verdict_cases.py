@@ -20,11 +20,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 from matplotlib.figure import Figure
 
 from agents.evaluate import evaluate
@@ -33,33 +32,29 @@ from agents.places.exploring import policy_inputs
 from agents.places.mixture import Mixture
 from benchmarks.lab.cells import json_at, rows_at
 from benchmarks.lab.command import run_command
-from benchmarks.lab.contenders import Blind, contender
-from benchmarks.lab.markets import MARKETS, MarketWorld
+from benchmarks.lab.contenders import Case, MarketCase, contender
+from benchmarks.lab.markets import MARKETS
 from benchmarks.lab.measuring import UNFINISHED, measure
 from benchmarks.lab.options import Cells, Results
 from benchmarks.lab.playing import Task, there
 from benchmarks.lab.plots import BLUE, GREY, RED, panels
 from benchmarks.lab.run import Report, Run
+from benchmarks.lab.session_markets import fitted_session, market_of
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from policies.rankers.two_tower_fit import fit_two_tower
 from recsim_env import metrics
 from recsim_env.estimates import Estimate
-from recsim_env.files import building, read_json
+from recsim_env.files import read_json
 from recsim_env.logs.sessions import Sessions
-from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session, learn_and_check
-from recsim_env.shoppers.session.population import SessionPopulation, load_session, save_session
+from recsim_env.shoppers.session.fit import SessionFitConfig, learn_and_check
+from recsim_env.shoppers.session.population import SessionPopulation
 from recsim_env.shoppers.session.scores import predict
-from recsim_env.shoppers.session.starts import Logged
 from recsim_env.shoppers.session.visits import Visits
-from recsim_env.simulator import SlateSimulator
-from recsim_env.types import Policy
 from recsim_env.verdicts.assess import MODEL
 from recsim_env.verdicts.ratios import by_policy
 from recsim_env.verdicts.rows import Rows, item_rows, shown_of
 from recsim_env.verdicts.verdict import EXPLAINED_SHARE, levels, policy_levels
-
-Case = Literal["known", "hidden"]
 
 PLAYED = ("uniform", "popular", "greedy_ctr", "mmr 1", "cap 1", "constant b")
 """Contenders whose returns are measured in the market and in the simulator."""
@@ -89,15 +84,8 @@ class Config(Cells, Results):
 
 
 @dataclass(frozen=True)
-class MarketCase:
-    """A market, and what its log holds."""
-
-    config: Config
-    """How it is measured."""
-    world: MarketWorld
-    """The market that is the truth."""
-    case: Case
-    """What the log holds."""
+class VerdictCase(MarketCase[Config]):
+    """A market, and a simulator that is fitted to its log."""
 
     @property
     def folder(self) -> Path:
@@ -120,19 +108,15 @@ class MarketCase:
     def make(self, site: Site) -> None:
         """Fit the simulator, predict the log, and play the contenders in both markets."""
         log = site.logged if self.case == "known" else without_declared(site.logged)
-        shopper = fitted(self.config, log, site, self.folder / "model")
+        fit = SessionFitConfig(epochs=self.config.epochs)
+        shopper = fitted_session(self.folder / "model", log, site.simulator(), fit)
         rows_at(self.folder / "rows.parquet", lambda: predictions(shopper, log))
         json_at(self.folder / "returns.json", lambda: returns(self, site, log, shopper))
 
 
-def cases_of(config: Config) -> list[MarketCase]:
+def cases_of(config: Config) -> list[VerdictCase]:
     """Every case of every market."""
-    return [
-        MarketCase(config, MarketWorld(world=world, slates=config.slates, mixture=mixture), case)
-        for mixture in config.mixtures
-        for world in config.worlds
-        for case in config.cases
-    ]
+    return VerdictCase.every(config, config.mixtures)
 
 
 def main(config: Config) -> None:
@@ -146,23 +130,12 @@ def main(config: Config) -> None:
         | row_of(one.folder)
         for one in cases
     )
-    found = report(table)
-    run.save(table, summary=found.summary, table=found.table, figure=found.figure)
+    run.save(table, **vars(report(table)))
 
 
 def without_declared(log: Sessions) -> Sessions:
     """The same log of a shop that did not write down what shoppers declared."""
     return replace(log, declared=log.declared[:, :0])
-
-
-def fitted(config: Config, log: Sessions, site: Site, folder: Path) -> SessionPopulation:
-    """The simulator's shoppers, from their folder or fitted."""
-    if not folder.exists():
-        catalog = site.inputs.catalog
-        model = fit_session(log, catalog, SessionFitConfig(epochs=config.epochs))
-        with building(folder) as part:
-            save_session(part, catalog, [model], Logged.newcomers(log.declared))
-    return load_session(folder, torch.device("cpu"), site.inputs.slate_size)
 
 
 def predictions(shopper: SessionPopulation, log: Sessions) -> pl.DataFrame:
@@ -193,13 +166,11 @@ def predictions(shopper: SessionPopulation, log: Sessions) -> pl.DataFrame:
 
 
 def returns(
-    case: MarketCase, site: Site, log: Sessions, shopper: SessionPopulation
+    case: VerdictCase, site: Site, log: Sessions, shopper: SessionPopulation
 ) -> dict[str, dict[str, float]]:
     """What each contender earns in the market and in the simulator, built from the log alone."""
     true = case.world.simulator("cpu")
-    learned = SlateSimulator(
-        shopper, true.reward, horizon_days=true.horizon_days, history=true.history
-    )
+    learned = market_of(shopper, true)
     inputs = site.inputs
     if case.case == "hidden":
         ranker = fit_two_tower(log, true.catalog, true.slate_size)
@@ -207,10 +178,9 @@ def returns(
     episodes = seeds(REPORTED_SEED, case.config.episodes)
     found: dict[str, dict[str, float]] = {}
     for name in PLAYED:
-        policy = contender(name, inputs, {})
-        seen: Policy = Blind(policy) if case.case == "hidden" else policy
+        policy = case.seen(contender(name, inputs, {}))
         found[name] = {
-            where: float(evaluate(seen, simulator, episodes).rows["return"].mean())  # type: ignore[arg-type]
+            where: float(evaluate(policy, simulator, episodes).rows["return"].mean())  # type: ignore[arg-type]
             for where, simulator in (("true", true), ("learned", learned))
         }
     return found

@@ -17,7 +17,7 @@ the users that the shop knows; differences are paired in both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -29,15 +29,14 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.lab.command import run_command
-from benchmarks.lab.heldout import Rows, bootstrap, over_fits, samples_by_fit
+from benchmarks.lab.heldout import Rows, numbered, over_fits, samples_by_fit, with_samples
 from benchmarks.lab.logs import plain_files
-from benchmarks.lab.measuring import RowCell, measure, read_cells
+from benchmarks.lab.measuring import RowCell, measure_and_report, read_cells
 from benchmarks.lab.options import Cells, Results
 from benchmarks.lab.plots import intervals, panels
 from benchmarks.lab.run import Report, Run
-from benchmarks.lab.settings import settings_of, share_settings
+from benchmarks.lab.settings import settings_of
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.threads import use_threads
 from recsim_env.catalog import Catalog
 from recsim_env.estimates import Estimate
 from recsim_env.logs.plain import PlainLog, catalog_of, embed_items, read_plain
@@ -151,17 +150,12 @@ def measured(
     for name, rows in ((EVERYTHING, judged), (UNMET, judged.only(unmet))):
         if len(np.unique(rows.label)) < 2:  # a shop that has shown nearly all of its items
             continue
-        found = bootstrap({"": rows}, METRICS, samples=config.samples)[""]
-        values |= {f"{name}/{what}": [value, *drawn] for what, (value, drawn) in found.items()}
-        values[f"{name}/users"] = [float(len(np.unique(rows.shopper)))]
+        found = with_samples(rows, METRICS, samples=config.samples)
+        values |= {f"{name}/{what}": several for what, several in found.items()}
+        values[f"{name}/users"] = [float(rows.households)]
     values["unmet"] = [float(unmet.mean())]
     values["slates"] = [float(parts["train"].real.sum())]
-    place = {"texts": texts, "slates": slates, "seed": seed}
-    return [
-        {**place, "what": what, "n": n, "value": value}
-        for what, several in values.items()
-        for n, value in enumerate(several)
-    ]
+    return numbered(values, texts=texts, slates=slates, seed=seed)
 
 
 def episodes(plain: PlainLog, split: str, most_steps: int) -> Sessions:
@@ -313,18 +307,16 @@ def main(config: Config) -> None:
 
     Raises:
         FileNotFoundError: If the log is missing.
-        ValueError: If what lies in `work` was measured with other settings.
-        SystemExit: If a cell failed, or another process measures one.
+        ValueError, SystemExit, ConnectionError: As `measure_and_report`.
     """
-    use_threads(config.threads)
+
+    def in_columns(cells: Sequence[RowCell]) -> pl.DataFrame:
+        return read_cells(cells).cast(ROW)  # type: ignore[arg-type]
+
     plain_files(config.log, "benchmarks.data.plain_movielens")
-    free = ("slates", "seeds", "threads", "ray", "results", "work")
-    share_settings(config.work, settings_of(config, free=free))
     run = Run("young_shop", config, results=config.results)
-    cells = cells_of(config)
-    measure(cells, config, "young shop")
-    rows = read_cells(cells).cast(ROW)  # type: ignore[arg-type]
-    run.publish(rows, report(rows))
+    told = settings_of(config, free=("slates", "seeds"))
+    measure_and_report(run, config, cells_of(config), report, told, config.work, in_columns)
 
 
 if __name__ == "__main__":

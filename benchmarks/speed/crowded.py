@@ -36,7 +36,7 @@ from benchmarks.lab.options import Device, Results
 from benchmarks.lab.ppo.config import Config as TrainConfig
 from benchmarks.lab.ppo.model import Training, make_model
 from benchmarks.lab.ppo.sizes import USUAL_SHOPPERS
-from benchmarks.lab.run import Run
+from benchmarks.lab.run import Report, Run
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.lab.where import SHIPPED, Where
@@ -261,9 +261,7 @@ def main(config: Config) -> None:
     run = Run("crowded", config, results=config.results)
     rows = measure(config)
     summary = summarise(rows)
-    table = markdown(lines(summary, config.ways), HEADERS)
-    print(table)
-    run.save(rows, summary=summary, table=table)
+    run.publish(rows, Report(markdown(lines(summary, config.ways), HEADERS), summary))
 
 
 if __name__ == "__main__":

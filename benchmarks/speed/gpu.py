@@ -32,7 +32,6 @@ import numpy as np
 import polars as pl
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
 
 from agents.base import TrainingSetup
 from agents.places import Site
@@ -43,7 +42,7 @@ from benchmarks.lab.checked import Checked
 from benchmarks.lab.command import run_command
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.options import Results
-from benchmarks.lab.plots import panels
+from benchmarks.lab.plots import log_numbers, panels
 from benchmarks.lab.provenance import ROOT
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.stopwatch import Clock
@@ -380,8 +379,7 @@ def draw(rows: pl.DataFrame) -> Figure:
                     markersize=3,
                     label=label if graphs else None,
                 )
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        log_numbers(axes)
         axes.set_yscale("log")
         axes.set_xlabel("shoppers at a time (dotted: without CUDA graphs)")
         axes.set_ylabel("PPO steps a second" if part == "ppo" else "shopper-steps a second")

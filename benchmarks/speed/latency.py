@@ -42,7 +42,7 @@ from benchmarks.lab.options import Results
 from benchmarks.lab.places import MARKET, PLACES, Place
 from benchmarks.lab.run import Run
 from benchmarks.lab.saved import load_actor
-from benchmarks.lab.settings import remember_settings, settings_of
+from benchmarks.lab.settings import settings_of, share_settings
 from benchmarks.speed.latency_report import EVERY, ORDER, PLAYED, report
 from benchmarks.speed.scaled_market import Shop, enlarge
 from policies.learnable.intents import ComposerPolicy
@@ -63,10 +63,6 @@ REMEMBERED = 16_000_000
 """Most items times shoppers at a time in the episodes, because a market remembers every item that
 each shopper was shown."""
 T = TypeVar("T")
-
-
-FREE = ("league", "work", "results")
-"""Settings in which runs that share a work folder may differ."""
 
 
 @dataclass(frozen=True)
@@ -354,7 +350,7 @@ def main(config: Config) -> None:
     """Measure what is missing, then report."""
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
-    remember_settings(config.work, settings_of(config, free=FREE))
+    share_settings(config.work, settings_of(config, free=("league",)))
     league_cells.check_work(config.league)
     run = Run("latency", config, results=config.results)
     rows = rows_of(config)

@@ -24,7 +24,6 @@ import numpy as np
 import polars as pl
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
 from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -35,7 +34,7 @@ from benchmarks.lab.command import run_command
 from benchmarks.lab.logs import Log, ReadsLog, ready
 from benchmarks.lab.options import Markets, Results, Threads
 from benchmarks.lab.places import MARKET, PLACES, Place
-from benchmarks.lab.plots import BLUE, GREEN, GREY, RED, panels, seed_curves
+from benchmarks.lab.plots import BLUE, GREEN, GREY, RED, log_numbers, panels, seed_curves
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
@@ -214,11 +213,11 @@ def operations(model: torch.nn.Module, batches: Iterable[dict[str, torch.Tensor]
     return float(counter.get_total_flops())
 
 
-def matrix_product_rate(size: int = 1024, rounds: int = 8) -> float:
+def matrix_product_rate() -> float:
     """Operations a second of a float32 product of square matrices, in the best of some rounds."""
+    size, spent = 1024, []
     one, other = torch.ones(size, size), torch.ones(size, size)
-    spent = []
-    for _ in range(rounds):
+    for _ in range(8):
         began = time.perf_counter()
         torch.mm(one, other)
         spent.append(time.perf_counter() - began)
@@ -325,8 +324,7 @@ def draw(rows: pl.DataFrame) -> Figure:
         seed_curves(axes, curves, colour=COLOURS[learner], label=label)
     for level in (0, 1):
         axes.axhline(level, color=GREY, linewidth=0.8, linestyle="--")
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    log_numbers(axes)
     axes.set_xlabel("wall minutes of training")
     axes.set_ylabel("return: 0 = random, 1 = greedy")
     axes.legend(frameon=False, fontsize=9)

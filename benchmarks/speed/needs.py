@@ -27,8 +27,9 @@ LATE = 40
 """Number of visits after which a step is timed again, because it must not become slower."""
 
 
-def sizes(env: str, device: torch.device, batch: int = 1024) -> dict[str, float]:
+def sizes(env: str, device: torch.device) -> dict[str, float]:
     """Measure what a step of one shopper needs, and where its time goes, in a batch."""
+    batch = 1024
     crowd = Crowd(env, batch, device)
     crowd.step(crowd.slates())  # makes what is made once
     counter = FlopCounterMode(display=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,25 @@ PREFIX = "recsim_env/"
 """How the ids of this package's environments begin."""
 
 
-class Crowd:
+class Player:
+    """Anything that is played for some seconds; choosing slates is not timed."""
+
+    batch = 1
+
+    def turn(self) -> Callable[[], None]:
+        """Make the next step ready."""
+        raise NotImplementedError
+
+    def play(self, clock: Clock, seconds: float) -> int:
+        """Play for some seconds; returns the number of steps of all shoppers together."""
+        steps, until = 0, clock.wall + seconds
+        while clock.wall < until or steps == 0:
+            clock.timed(self.turn())
+            steps += self.batch
+        return steps
+
+
+class Crowd(Player):
     """Many shoppers of an environment, served by a random policy."""
 
     def __init__(
@@ -54,17 +73,12 @@ class Crowd:
         self.simulator.advance(slates)
         self._seen = self.simulator.observe()
 
-    def play(self, clock: Clock, seconds: float) -> int:
-        """Play for some seconds; returns the number of steps of all shoppers together."""
-        steps, until = 0, clock.wall + seconds
-        while clock.wall < until or steps == 0:
-            slates = self.slates()
-            clock.timed(partial(self.step, slates))
-            steps += self.batch
-        return steps
+    def turn(self) -> Callable[[], None]:
+        """Draw slates, which are then shown."""
+        return partial(self.step, self.slates())
 
 
-class One:
+class One(Player):
     """One shopper behind `gymnasium.make`, as a newcomer meets it."""
 
     def __init__(self, env: str, device: torch.device) -> None:
@@ -78,29 +92,21 @@ class One:
         if terminated or truncated:
             self._env.reset()
 
-    def play(self, clock: Clock, seconds: float) -> int:
-        """Play for some seconds; returns the number of steps."""
-        steps, until = 0, clock.wall + seconds
-        while clock.wall < until:
-            clock.timed(partial(self.step, self._env.action_space.sample()))
-            steps += 1
-        return steps
+    def turn(self) -> Callable[[], None]:
+        """Draw a slate, which is then shown."""
+        return partial(self.step, self._env.action_space.sample())
 
 
-class Peer:
+class Peer(Player):
     """A peer's environment, one user at a time."""
 
     def __init__(self, name: str) -> None:
         self._steps = PEERS[name](np.random.default_rng(0))
         next(self._steps)()  # what it imports and builds is not timed
 
-    def play(self, clock: Clock, seconds: float) -> int:
-        """Play for some seconds; returns the number of steps."""
-        steps, until = 0, clock.wall + seconds
-        while clock.wall < until:
-            clock.timed(next(self._steps))
-            steps += 1
-        return steps
+    def turn(self) -> Callable[[], None]:
+        """Take the next step of the peer."""
+        return next(self._steps)
 
 
 def state_bytes(state: Any, seen: set[int] | None = None) -> int:
@@ -120,7 +126,8 @@ def state_bytes(state: Any, seen: set[int] | None = None) -> int:
     return sum(state_bytes(part, seen) for part in state) if isinstance(state, list | tuple) else 0
 
 
-def bytes_per_shopper(env: str, device: torch.device, batch: int = 64) -> int:
+def bytes_per_shopper(env: str, device: torch.device) -> int:
     """Bytes of a shopper's state and of what the simulator remembers of the episode."""
-    crowd = Crowd(env, batch, device)
-    return (state_bytes(crowd.simulator.hidden) + state_bytes(crowd.simulator.episodes)) // batch
+    crowd = Crowd(env, 64, device)
+    told = state_bytes(crowd.simulator.hidden) + state_bytes(crowd.simulator.episodes)
+    return told // crowd.batch

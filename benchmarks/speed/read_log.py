@@ -21,7 +21,7 @@ import polars as pl
 
 from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Results
-from benchmarks.lab.run import Run
+from benchmarks.lab.run import Report, Run
 from benchmarks.lab.tables import markdown
 from recsim_env.estimates import Estimate
 
@@ -64,9 +64,7 @@ def main(config: Config) -> None:
         {"file": kind, **{c: summary[f"{kind}/{c}"] for c in HEADERS if c != "file"}}
         for kind in KINDS
     ]
-    table = markdown(lines, HEADERS)
-    print(table)
-    run.save(rows, summary=summary, table=table)
+    run.publish(rows, Report(markdown(lines, HEADERS), summary))
 
 
 HEADERS = {

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from agents.places.exploring import policy_inputs
+from benchmarks.lab.session_markets import market_of
 from policies.composer import Composer
 from policies.features import principal
 from policies.inputs import PolicyInputs
@@ -100,9 +101,7 @@ def enlarge(
         raise ValueError(f"items is {items}, but the market has {len(small.catalog)} already.")
     config = replace(shopper.config, items=items)
     more = MarketShopper(torch.device("cpu"), small.slate_size, config=config, world=shopper.world)
-    simulator = SlateSimulator(
-        more, small.reward, horizon_days=small.horizon_days, history=small.history
-    )
+    simulator = market_of(more, small)
     carried = Carried(small.catalog, simulator.catalog)
     inputs = policy_inputs(simulator, carry_ranker(ranker, carried, simulator.catalog))
     composer = Composer(inputs, policy.composer.config)

@@ -30,7 +30,7 @@ from rich.console import Console
 from agents.evaluate import evaluate
 from agents.places import REPORTED_SEED, open_place, seeds
 from benchmarks.lab.command import run_command
-from benchmarks.lab.heldout import bootstrap, bootstrap_mean
+from benchmarks.lab.heldout import bootstrap_mean, numbered, with_samples
 from benchmarks.lab.logs import (
     DEFAULT_LOG,
     SHIPPED_SHOPPER,
@@ -304,20 +304,18 @@ def scored(
         chances = gap_chances(seen.gap_logits.float(), model.config.gap_edges)
         loss = gap_log_loss(chances, gap, follow_up).double().numpy()
         value, samples, households = bootstrap_mean(loss, shopper, config.samples)
-        several = [value, *samples.tolist()]
-        rows += [_row(variant, "gap_nll", one, n) for n, one in enumerate(several)]
-        rows.append(_row(variant, "households", float(households)))
+        told = {"gap_nll": [value, *samples.tolist()], "households": [float(households)]}
+        rows += numbered(told, variant=variant.name, policy="")
 
     # Scores of responses, with the same households in the samples of every variant.
     for tables, names in (
         (warm_tables, {"auc": "auc", "ne": "ne"}),
         (cold_tables, {"auc": "cold_auc"}),
     ):
-        found = bootstrap(tables, tuple(names), samples=config.samples)
         for variant in chosen:
-            for metric, (value, samples) in found[variant.name].items():
-                several = [value, *samples.tolist()]
-                rows += [_row(variant, names[metric], one, n) for n, one in enumerate(several)]
+            found = with_samples(tables[variant.name], tuple(names), samples=config.samples)
+            told = {names[metric]: values for metric, values in found.items()}
+            rows += numbered(told, variant=variant.name, policy="")
     return rows
 
 

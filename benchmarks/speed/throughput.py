@@ -24,13 +24,12 @@ import numpy as np
 import polars as pl
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import StrMethodFormatter
 from tqdm.auto import tqdm
 
 from agents.statistics import estimate_mean
 from benchmarks.lab.command import run_command
 from benchmarks.lab.options import Device, Results
-from benchmarks.lab.plots import GREY, panels
+from benchmarks.lab.plots import GREY, log_numbers, panels
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.stopwatch import Clock
 from benchmarks.lab.tables import markdown
@@ -44,6 +43,7 @@ from benchmarks.speed.players import (
     Crowd,
     One,
     Peer,
+    Player,
     bytes_per_shopper,
 )
 from recsim_env.estimates import Estimate
@@ -108,22 +108,17 @@ class Seat:
     @property
     def name(self) -> str:
         """The value in the column `system`, which tells apart the ways a network runs."""
-        way = ("" if self.precision == "fp32" else f", {self.precision}") + (
-            ", compiled" if self.compiled else ""
-        )
-        return self.system + way
+        precision = "" if self.precision == "fp32" else f", {self.precision}"
+        return self.system + precision + (", compiled" if self.compiled else "")
 
-    def player(self, device: torch.device) -> Crowd | One | Peer:
+    def player(self, device: torch.device) -> Player:
         """Make the player, anew for every turn so that only one crowd is in memory."""
         if self.system in PEERS:
             return Peer(self.system)
         if self.batch == SINGLE:
             return One(self.system, device)
-        options = (
-            {"precision": self.precision, "compiled": self.compiled}
-            if self.system in LEARNED
-            else {}
-        )
+        told = {"precision": self.precision, "compiled": self.compiled}
+        options = told if self.system in LEARNED else {}
         return Crowd(self.system, self.batch, device, **options)
 
 
@@ -144,11 +139,8 @@ def seats(config: Config, device: torch.device) -> list[Seat]:
         for env in envs
     }
     crowds = [Seat(env, batch) for env in envs for batch in (SINGLE, *fit[env])]
-    both = (
-        [Seat(env, config.twice, threads) for env in envs for threads in (1, 2)]
-        if device.type == "cpu"
-        else []
-    )
+    numbers = (1, 2) if device.type == "cpu" else ()
+    both = [Seat(env, config.twice, threads) for env in envs for threads in numbers]
     ways = [
         (precision, compiled)
         for precision in config.precisions
@@ -227,15 +219,8 @@ def measure(config: Config) -> pl.DataFrame:
             add(what, seat, 0, value)
     if config.crowd and TRANSFORMER in {seat.system for seat in chosen}:
         crowd, clock = Crowd(TRANSFORMER, config.crowd, device), Clock(device)
-        steps = crowd.play(clock, 0.0)
-        add(
-            "speed",
-            Seat(TRANSFORMER, config.crowd),
-            0,
-            steps=steps,
-            wall_s=clock.wall,
-            cpu_s=clock.cpu,
-        )
+        told = {"steps": crowd.play(clock, 0.0), "wall_s": clock.wall, "cpu_s": clock.cpu}
+        add("speed", Seat(TRANSFORMER, config.crowd), 0, **told)
     return pl.DataFrame(rows, schema=ROW)
 
 
@@ -422,8 +407,7 @@ def draw(rows: pl.DataFrame) -> Figure:
                 label=name.removeprefix(PREFIX),
             )
 
-    axes.set_xscale("log")
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+    log_numbers(axes)
     axes.set_yscale("log")
     axes.set_xlabel("shoppers at a time")
     axes.set_ylabel(f"shopper-steps per {'CPU ' if clock == 'cpu_s' else ''}second")

@@ -251,6 +251,7 @@ def log_of(
         ValueError: If observations lack a key of `NEEDED`, the dataset is of whole visits, whose
             clicks go into a cart, it shows nothing, or `split` is none.
     """
+    # What observations must tell.
     checks.choice("split", split, SPLITS)
     spaces = getattr(dataset.observation_space, "spaces", {})
     for name in NEEDED:
@@ -264,7 +265,8 @@ def log_of(
             "dataset is of whole visits, whose clicks go into a cart, but it does not tell what "
             "was paid for: recsim_env.logs.record.record writes their log."
         )
-    name = dataset.storage.metadata.get("algorithm_name")
+
+    # Visits of every episode, and what its shopper declared.
     parts, said, visits = [], [], 0
     for shopper, episode in enumerate(dataset.iterate_episodes()):
         part = _visits(episode, shopper, visits)
@@ -272,6 +274,9 @@ def log_of(
         parts.append(part.filter(pl.col("slate").list.len() > 0))
         if "declared" in spaces:
             said.append((shopper, episode.observations["declared"][0].tolist()))
+
+    # The columns that a dataset does not tell are those of a shop that knows none of them.
+    name = dataset.storage.metadata.get("algorithm_name")
     table = pl.concat(parts).with_columns(
         time=pl.lit(DAY_ZERO) + pl.duration(days=pl.col("day"), hours=12),
         week=pl.col("day") // 7 + 1,

@@ -15,7 +15,6 @@ import torch
 from benchmarks.lab.options import Cells
 from benchmarks.lab.playing import play_cells
 from recsim_env.files import read_json
-from recsim_env.rewards import REWARD_TERMS
 from tests.benchmarks.test_commands import CONFIGURED
 from tests.support.small_commands import SMALL
 
@@ -58,16 +57,6 @@ def caches(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def own_terms(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Reward terms that a command registers in this process are gone after the test."""
-    before = dict(REWARD_TERMS)
-    monkeypatch.setattr(REWARD_TERMS, "_sources", dict(REWARD_TERMS._sources))
-    yield
-    REWARD_TERMS.clear()
-    REWARD_TERMS.update(before)
-
-
-@pytest.fixture
 def one_thread() -> Iterator[None]:
     """This process has one thread, as a worker of the cluster has."""
     before = torch.get_num_threads()
@@ -77,7 +66,7 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("own_terms", "one_thread")
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("command", SMALL)
 def test_rows_of_a_cluster_equal_those_of_one_process(
     command: str, cluster: str, caches: Path, monkeypatch: pytest.MonkeyPatch

@@ -30,6 +30,7 @@ from benchmarks.agents import (
 )
 from benchmarks.lab.markets import MarketWorld
 from benchmarks.lab.measuring import Cell
+from benchmarks.lab.places import REGULARS_ALIKE
 from benchmarks.lab.playing import Task
 from benchmarks.shopper import history, own_log, stress, verdict_cases, young_shop
 from policies.composer import ComposerConfig
@@ -112,7 +113,7 @@ def small_constraint(work: Path) -> constraint.Config:
 
 def small_knowing(work: Path) -> knowing.Config:
     return knowing.Config(
-        envs=(knowing.ALIKE,),
+        envs=(REGULARS_ALIKE,),
         seeds=(0, 1),
         steps=8 * 16,
         shoppers=8,
@@ -261,10 +262,6 @@ def small_young_shop(work: Path) -> young_shop.Config:
     )
 
 
-def cells_of_sardine(config: sardine.Config) -> list[Cell]:
-    return [cell for env in config.envs for cell in sardine.cells_of(config, env)]
-
-
 def tasks(cells: Callable[[Any], Sequence[Cell]]) -> Callable[[Any], list[Task]]:
     return lambda config: [cell.task for cell in cells(config)]
 
@@ -286,7 +283,7 @@ SMALL: Mapping[str, Small] = {
     "benchmarks.agents.knowing": Small(small_knowing, tasks(knowing.cells_of)),
     "benchmarks.agents.live": Small(small_live, tasks(live.cells_of)),
     "benchmarks.agents.ope": Small(small_ope, tasks(ope.cells_of)),
-    "benchmarks.agents.sardine": Small(small_sardine, tasks(cells_of_sardine)),
+    "benchmarks.agents.sardine": Small(small_sardine, tasks(sardine.cells_of)),
     "benchmarks.agents.visit": Small(small_visit, tasks(visit.cells_of)),
     "benchmarks.shopper.history": Small(small_history, tasks(history.cells_of)),
     "benchmarks.shopper.own_log": Small(small_own_log, own_log.tasks_of),

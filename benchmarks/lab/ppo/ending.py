@@ -49,9 +49,7 @@ class Kept:
 def finish(training: Training, model: SlatePPO) -> str:
     """Search on from what was trained, write the best of all, and say what it reached.
 
-    Args:
-        training: The training.
-        model: The trained model, whose last checkpoint is written; it is changed.
+    The last checkpoint of the model is written before; the model is changed.
     """
     polished = searched(training, model)
     best = best_within if training.constrained else best_of
@@ -75,11 +73,6 @@ def best_of(training: Training, model: SlatePPO, *, polished: bool) -> Kept:
     """The best of untrained, trained and polished policies, on shoppers whom no update saw.
 
     The untrained one is left only for what surely earns more (`agents.ppo.polish`).
-
-    Args:
-        training: The training.
-        model: The trained model.
-        polished: Whether there is a polished policy.
     """
     files = [UNTRAINED, LAST, *([POLISHED] if polished else [])]
     choices = [load_policy(training.folder / file, training.setup.inputs) for file in files]
@@ -95,10 +88,7 @@ def best_of(training: Training, model: SlatePPO, *, polished: bool) -> Kept:
 def best_within(training: Training, model: SlatePPO, *, polished: bool) -> Kept:
     """The best of those that keep the limit, some of them by turning the knob of the term to it.
 
-    Args:
-        training: The training, under a constraint.
-        model: The trained model, which is changed.
-        polished: Whether the search changed it.
+    The trained model is changed.
     """
     setup, folder, reference = training.setup, training.folder, constrained_env_of(model).reference
     limit, length, enough = reference.limit, reference.length, setup.steps * CONTENDERS
@@ -127,12 +117,7 @@ def best_within(training: Training, model: SlatePPO, *, polished: bool) -> Kept:
 
 
 def written(training: Training, kept: Kept) -> str:
-    """Compare what is kept with greedy CTR on the shoppers of the evaluation, and write its folder.
-
-    Args:
-        training: The training.
-        kept: What it keeps.
-    """
+    """Compare what is kept with greedy CTR on the evaluation's shoppers, and write its folder."""
     # both serve the same shoppers, and the term of the limit is measured
     site, settings = training.site, training.sizes.monitor
     limit, constraint = kept.limit, None if kept.limit is None else kept.limit.constraint

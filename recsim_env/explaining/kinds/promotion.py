@@ -76,6 +76,7 @@ def _place(world: World) -> None:
     assert placed is not None
 
     def there(asked: Shopper[Any]) -> Shopper[Any]:
+        """Copy the shoppers with the stores of this world behind their own."""
         assert isinstance(asked, LearnedShopper)
         stores, others = len(asked.shop.promotions.placement), asked._placement
 

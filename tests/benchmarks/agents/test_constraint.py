@@ -14,6 +14,7 @@ from benchmarks.agents import constraint
 from benchmarks.lab.run import read_rows, read_summary
 from policies.composer import ComposerConfig
 from policies.learnable.sb3 import NetworkConfig
+from recsim_env.rewards import REWARD_TERMS
 from tests.support.agent_toys import small_market
 from tests.support.policy_toys import toy_inputs
 
@@ -65,6 +66,16 @@ def test_every_goal_is_a_constraint_of_its_world() -> None:
     names = [constraint.goals_in(world)["department"].constraint.term for world in (0, 1)]
     assert len(set(names)) == 2
     assert constraint.goals_in(0).keys() == set(constraint.Config().goals)
+
+
+def test_no_process_keeps_the_term_of_a_world() -> None:
+    market, before = small_market(), dict(REWARD_TERMS)
+    goals = constraint.goals_in(0)
+    for name, terms in (("department", {goals["department"].constraint.term}), ("kinds", set())):
+        ground = constraint.Ground(goals[name], market, market, toy_inputs(market))
+        with constraint.term_of(ground):
+            assert REWARD_TERMS.keys() - before.keys() == terms
+        assert dict(REWARD_TERMS) == before
 
 
 def test_a_run_goes_on_with_the_seeds_that_are_missing(

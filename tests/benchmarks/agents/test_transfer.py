@@ -285,7 +285,7 @@ def test_nothing_is_computed_twice(measured: Config, monkeypatch: pytest.MonkeyP
     for name in (
         "evaluate",
         "ppo_composer",
-        "fit_session",
+        "fitted_session",
         "learned_simulator",
         "tune_constant",
     ):

@@ -10,6 +10,7 @@ import pytest
 
 from benchmarks.lab.options import Searchers
 from benchmarks.lab.searching import joint_study, made, search_together
+from benchmarks.lab.tuning import Search
 from policies.parameters import Range
 
 SEARCH = {"x": Range(-1.0, 1.0)}
@@ -21,7 +22,7 @@ def value(parameters: dict[str, float], number: int) -> float:
 
 
 def search(path: Path, trials: int, worker: int) -> None:
-    search_together(path, value, SEARCH, FIRST, trials, 0, worker)
+    search_together(path, Search(value, SEARCH, FIRST, trials), worker)
 
 
 def test_workers_share_the_trials(tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ def test_a_trial_that_was_cut_off_is_made_again_by_its_worker_alone(tmp_path: Pa
         return value(parameters, number)
 
     with pytest.raises(KeyboardInterrupt):
-        search_together(path, cut_off, SEARCH, FIRST, 5, 0, 1)
+        search_together(path, Search(cut_off, SEARCH, FIRST, 5), 1)
     search(path, 5, 0)  # counts the trial that may still run elsewhere
     assert len(made(joint_study(path))) == 4
     search(path, 5, 1)

@@ -76,7 +76,7 @@ def test_nobody_else_sets_a_number() -> None:
     }
     assert users >= {
         "ablation", "behaviour", "compare", "crowded", "fidelity", "finetune", "fit_market",
-        "league", "learning_curves", "market_log", "ppo_speed", "sardine", "train", "train_ranker",
+        "league", "learning_curves", "market_log", "measuring", "ppo_speed", "train", "train_ranker",
         "transfer", "tune", "tune_agents",
     }  # fmt: skip
 

@@ -10,9 +10,11 @@ import pytest
 import torch
 
 from agents.evaluate import evaluate
+from agents.places import TUNING_SEED, seeds
 from benchmarks.lab.tuning import (
     SPECIAL_CASES,
-    policy_trials,
+    Search,
+    policy_search,
     search_here,
     starts,
     trials_of,
@@ -40,7 +42,7 @@ def test_a_search_that_was_cut_off_tries_what_it_would_have_tried(tmp_path: Path
             calls.append(number)
             return -((parameters["a"] - 0.3) ** 2) - 0.1 * parameters["b"]
 
-        study = trials_of(path, value, search, [{"a": 0.5, "b": 2}], trials, 0, "toy")
+        study = trials_of(path, Search(value, search, [{"a": 0.5, "b": 2}], trials))
         return [(trial.params, trial.values[0]) for trial in study.trials]
 
     calls: list[int] = []
@@ -61,11 +63,9 @@ def test_a_search_that_was_cut_off_tries_what_it_would_have_tried(tmp_path: Path
 
 def test_a_trial_of_a_policy_is_worth_the_mean_return_of_its_episodes(tmp_path: Path) -> None:
     simulator, spec = toy_simulator(), POLICIES["mmr"]
-    inputs, episodes = toy_inputs(simulator), torch.arange(6)
+    inputs, episodes = toy_inputs(simulator), seeds(TUNING_SEED, 6)
     path = tmp_path / "mmr.trials.json"
-    study = policy_trials(
-        path, "mmr", spec, inputs, simulator, episodes=episodes, first=[{"weight": 0.5}], trials=2
-    )
+    study = trials_of(path, policy_search("mmr", inputs, simulator, [{"weight": 0.5}], 2, 6))
     first = json.loads(path.read_text())[0]
     assert first["parameters"] == {"weight": 0.5}
     played = evaluate(spec.build(inputs, {"weight": 0.5}), simulator, episodes).rows["return"]
