@@ -218,6 +218,23 @@ def test_kinds_that_are_none_are_refused(kinds: Any, message: str) -> None:
         explain(simulator, slates_of(simulator, 0), kinds=kinds)
 
 
+@pytest.mark.parametrize(
+    ("causes", "error", "message"),
+    [
+        (None, ValueError, "causes is None, but it must be a list"),
+        ([Cause("position", 0)], ValueError, r"causes\[0\] is Cause\(.*\), but it must be a list"),
+        ([["position"]], TypeError, r"causes\[0\]\[0\] is 'position', but it must be a Cause"),
+        ([[Cause("cart", 0)]], ValueError, "'cart', but MarketShopper has no such causes"),
+    ],
+)
+def test_what_is_no_cause_cannot_be_taken_out(
+    causes: Any, error: type[Exception], message: str
+) -> None:
+    simulator = after("Market", visits=0, shoppers=1)
+    with pytest.raises(error, match=message):
+        without(simulator, slates_of(simulator, 0), causes)
+
+
 def test_what_cannot_be_explained_is_refused() -> None:
     simulator = make_simulator("recsim_env/Market-v0")
     with pytest.raises(ResetNeeded):
