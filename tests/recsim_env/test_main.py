@@ -40,6 +40,22 @@ def test_wrong_input_is_one_sentence(files: list[str], capsys: pytest.CaptureFix
     assert told.err.count("\n") == 1
 
 
+def test_the_report_is_written_over_no_input(
+    files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (tmp_path / "log.csv").read_bytes()
+    for over, told in (
+        (files[1], "but that is read"),
+        (files[3], "but that is read"),
+        (str(tmp_path), "but that is a folder"),
+    ):
+        assert main(["check-log", *files, "--columns", "user=uid", "--json", over]) == 2
+        said = capsys.readouterr()
+        assert f"json is {over!r}, {told}" in said.err
+        assert said.out == ""
+    assert (tmp_path / "log.csv").read_bytes() == before
+
+
 def test_a_folder_that_another_process_writes_is_one_sentence(
     files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
