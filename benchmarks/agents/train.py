@@ -16,6 +16,7 @@ training that is finished is left as it is. Watch with `tensorboard --logdir run
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -152,8 +153,9 @@ def train_all(config: Config) -> Site:
 def main(config: Config) -> None:
     """Train every seed, and say what comes next."""
     train_all(config)
-    options = f"--trained {config.output} --agents {config.agent}"
-    print(f"Watch: tensorboard --logdir {config.output}")
+    output = shlex.quote(str(config.output))
+    options = f"--trained {output} --agents {config.agent}"
+    print(f"Watch: tensorboard --logdir {output}")
     print(f"Next:  python -m benchmarks.agents.compare{config.place.arguments} {options}")
 
 
