@@ -36,7 +36,7 @@ from benchmarks.lab.command import run_command
 from benchmarks.lab.ppo.config import Config as Config
 from benchmarks.lab.ppo.config import folder_of
 from benchmarks.lab.ppo.ending import finish
-from benchmarks.lab.ppo.model import Training, make_quietly
+from benchmarks.lab.ppo.model import Training, make_model
 from benchmarks.lab.ppo.sizes import rounded
 from benchmarks.lab.saved import AGENT, UNTRAINED
 from benchmarks.lab.settings import check_settings, settings_of, write_settings
@@ -70,7 +70,7 @@ def _train(training: Training) -> Path:
     check_settings(folder, told, free=(VISITS,))
 
     # take up what an interrupted training left, or begin
-    model = make_quietly(training)
+    model = make_model(training)
     goes_on = (folder / LAST).exists()
     if goes_on:
         load(model, folder / LAST)
