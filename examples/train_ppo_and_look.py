@@ -4,6 +4,7 @@ A log of random slates is written first, and a CTR ranker is fitted to it, as a 
 starts as the greedy policy of that ranker. Watch it with `tensorboard --logdir runs/example`.
 """
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,7 +90,7 @@ def main(config: Config) -> None:
 
     for name, policy in (("greedy CTR", trained.untrained), ("PPO", trained.policy)):
         print(f"{name}: return {mean_return(policy):.1f} over {config.episodes} shoppers")
-    print(f"curve: tensorboard --logdir {config.output}")
+    print(f"curve: tensorboard --logdir {shlex.quote(str(config.output))}")
 
 
 if __name__ == "__main__":

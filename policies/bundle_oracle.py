@@ -20,6 +20,7 @@ from torch import Tensor
 from policies.inputs import PolicyInputs
 from policies.parameters import NoParameters
 from policies.registry import PolicySpec
+from recsim_env import checks
 from recsim_env.rewards.inputs import RewardInputs, catalog_tables
 from recsim_env.shoppers.bundles.choice import chances
 from recsim_env.shoppers.bundles.population import BundleShopper, BundleState, price_response
@@ -45,12 +46,14 @@ class OracleBundle:
         levels: the levels of discount that are tried; None means all of them
 
     Raises:
+        TypeError: If it is no simulator.
         ValueError: If its shoppers are not offered bundles, or there is no such level.
     """
 
     draws = 0
 
     def __init__(self, simulator: SlateSimulator, levels: tuple[int, ...] | None = None) -> None:
+        checks.instance("simulator", simulator, SlateSimulator)
         if not isinstance(simulator.shopper, BundleShopper):
             raise ValueError(
                 f"simulator has {type(simulator.shopper).__name__}, but the oracle of bundles "

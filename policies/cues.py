@@ -17,6 +17,7 @@ from torch import Tensor
 from policies.features import LONGEST_DAYS, Recent, lookup_of_bought
 from policies.parameters import Range
 from policies.pool import Pool
+from recsim_env import checks
 from recsim_env.logs.facts import LogFacts
 from recsim_env.logs.placements import display_of, mailer_of
 from recsim_env.registry import Registry
@@ -155,14 +156,22 @@ def cue(
         needs_lift: whether it reads `CueInputs.lift`, likewise
 
     Raises:
-        ValueError: If other code took the name.
+        TypeError: If what stands below is no function.
+        ValueError: If the name is no text or other code took it, or if a number or a range is none.
     """
+    checks.text("name", name)
+    checks.number("unit", unit)
+    checks.number("default", default)
+    for key in keys:
+        checks.text("a key", key)
+    low, high = checks.several("tuned", tuned, 2)
+    searched = Range(low, high)
 
     def add(values: Values) -> Values:
         """Register the function that computes the cue, which stays as it is."""
         made = Cue(
             unit=unit,
-            tuned=Range(*tuned),
+            tuned=searched,
             default=default,
             explored=explored,
             explored_broadly=explored_broadly,

@@ -31,6 +31,7 @@ from policies.inputs import UNRANKED
 from policies.parameters import Range
 from policies.pool import Pool
 from policies.slates import FARTHEST, SlateScores
+from recsim_env import checks
 from recsim_env.catalog import Catalog
 from recsim_env.registry import Registry
 from recsim_env.rewards import REWARD_TERMS, Reward, RewardInputs, ShareOf, term_value
@@ -70,9 +71,11 @@ def gain(term: str, *, scaled: bool = True) -> Callable[[Gain], Gain]:
         scaled: whether a knob scales the term against the others
 
     Raises:
-        ValueError: If there is no such reward term, or if other code took the name.
+        ValueError: If there is no such reward term, if other code took the name, or if `scaled` is
+            no flag.
     """
     REWARD_TERMS.find("term", term)
+    checks.flag("scaled", scaled)
 
     def add(function: Gain) -> Gain:
         GAINS.add(term, GainSpec(function, scaled), function)

@@ -30,6 +30,7 @@ from policies.parameters import NoParameters, tunable
 from policies.pool import Pool
 from policies.registry import PolicySpec
 from policies.slates import pick, top_slates
+from recsim_env import checks
 from recsim_env.settings import settle
 from recsim_env.shoppers.market import ClosedMarket
 from recsim_env.simulator import SlateSimulator
@@ -124,8 +125,10 @@ def market_of(simulator: SlateSimulator) -> ClosedMarket[Any]:
     """The shoppers of a market, whose hidden state an oracle reads.
 
     Raises:
+        TypeError: If it is no simulator.
         ValueError: If its shoppers are others.
     """
+    checks.instance("simulator", simulator, SlateSimulator)
     if not isinstance(simulator.shopper, ClosedMarket):
         raise ValueError(
             f"simulator has {type(simulator.shopper).__name__}, but an oracle reads a ClosedMarket."

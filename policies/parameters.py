@@ -27,6 +27,18 @@ class Range:
     log: bool = False
     """Whether it is searched by its order of magnitude."""
 
+    def __post_init__(self) -> None:
+        """Check the range.
+
+        Raises:
+            ValueError: If `high` is below `low`, if an order of magnitude would be that of 0 or
+                less, or a number or a flag is none.
+        """
+        checks.flag("integer", self.integer)
+        log = checks.flag("log", self.log)
+        low = checks.number("low", self.low, 0 if log else -LARGEST, LARGEST, above=log)
+        checks.number("high", self.high, low, LARGEST)
+
 
 def tunable(
     default: float,
@@ -48,8 +60,13 @@ def tunable(
         log: whether it is searched by its order of magnitude
         least: least value that `recsim_env.settings.settle` accepts
         most: largest value that it accepts
+
+    Raises:
+        ValueError: If a number is none, if `high` is below `low`, or if `default` is not
+            accepted.
     """
     searched = Range(low, high, integer, log)
+    checks.number("default", default, least, most)
     return dataclasses.field(
         default=default, metadata={"range": searched, "legal": Within(least, most)}
     )

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from recsim_env.commands import check_log, fit
-from recsim_env.commands.refusals import sentence
+from recsim_env.commands.refusals import INTERRUPTED, STOPPED, sentence
 
 COMMANDS = {"check-log": check_log, "fit": fit}
 """Modules with `SUMMARY`, `add_options(parser)` and `run(options)`, by command."""
@@ -18,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0, or 2 where the input or the machine is to blame, which one sentence on
-        stderr says.
+        stderr says, or 130 after Ctrl-C.
     """
     parser = argparse.ArgumentParser(prog="python -m recsim_env", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
@@ -29,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         COMMANDS[options.command].run(options)
+    except KeyboardInterrupt:
+        print(STOPPED, file=sys.stderr)
+        return INTERRUPTED
     except Exception as error:
         said = sentence(error)
         if said is None:

@@ -360,7 +360,7 @@ def _factory(config: EnvConfig) -> ShopperFactory:
 
 def _check_folder(folder: str | os.PathLike[str]) -> Path:
     found, path = checks.told(os.fspath(folder)), Path(folder)
-    if not path.is_dir():
+    if not os.path.isdir(path):  # as `Path.is_dir`, which raises where the text is too long
         raise FileNotFoundError(
             f"shopper is {found}, but there is no such folder with a shopper in it."
         )

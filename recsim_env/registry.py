@@ -77,9 +77,15 @@ class Registry(dict[str, T]):
                 replace it.
 
         Raises:
+            TypeError: If `maker` cannot be called.
             ValueError: If `name` is no text, or was taken by code that was written elsewhere.
         """
         checks.text("name", name)
+        if not callable(maker):
+            raise TypeError(
+                f"The {self.kind} {name!r} is {checks.told(maker)}, but it must be a function or a "
+                "class."
+            )
         if name in self and self[name] is part:
             return
         source = Source.of(maker)

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from policies.inputs import Ranker
+from recsim_env import checks
 from recsim_env.belief.base import Belief
 from recsim_env.belief.registry import BELIEFS, load_belief, save_belief
 from recsim_env.files import building, locked
@@ -53,6 +54,7 @@ def told_belief(
 
     Raises:
         FileNotFoundError: If there is no such folder, or a file in it is missing.
+        TypeError: If it is none of these.
         ValueError: If the folder gives no belief, or none can be fitted here.
     """
     if isinstance(belief, Belief):
@@ -60,6 +62,11 @@ def told_belief(
     device, size = simulator.device, simulator.slate_size
     with_card = CARD in simulator.observation_space.spaces
     if belief != OWN:
+        if not checks.path("belief", belief).is_dir():
+            raise FileNotFoundError(
+                f"belief is {checks.told(belief)}, but it must be {OWN!r} or a folder of fitted "
+                "shoppers, and there is no such folder."
+            )
         if with_card and _kind_of(belief) == HOUSEHOLD:
             return _of_folder(Path(belief), simulator)
         return load_belief(belief, device, size)

@@ -17,7 +17,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import polars as pl
 
@@ -90,7 +90,7 @@ def open_place(
     horizon_days: float | None = None,
     anyway: bool = False,
     log: Sessions | None = None,
-    ranker: Path | Ranker | None = None,
+    ranker: Path | str | Ranker | None = None,
     slates: int | None = None,
     mixture: Mixture = "exploring",
     belief: Path | str | Belief[Any] | None = None,
@@ -128,10 +128,16 @@ def open_place(
     Raises:
         gymnasium.error.NameNotFound: If the id is unknown.
         FileNotFoundError: If a folder or file is missing.
-        TypeError: If an option is known to neither the environment nor the shoppers.
+        TypeError: If an option is known to neither the environment nor the shoppers, or `cache` is
+            no path.
         ValueError: If a value is out of its range, a ranker or belief does not fit, or the log that
             was played holds no click.
     """
+    slates = None if slates is None else checks.whole("slates", slates, 1)
+    checks.choice("mixture", mixture, get_args(Mixture))
+    checks.flag("progress", progress)
+    cache = checks.path("cache", cache)
+    ranker = Path(ranker) if isinstance(ranker, str) else ranker
     found = find_place(env, options, reward, slate_size, horizon_days, device, anyway=anyway)
     simulator = found.simulator
     held = None
@@ -150,7 +156,7 @@ def open_place(
     else:
         plan = plan_for(simulator, slates, mixture)
         about = description(found, plan, log)
-        folder = Path(cache) / f"{slug(found.env)}-{digest_of(about)}"
+        folder = cache / f"{slug(found.env)}-{digest_of(about)}"
         site = _with_log(found, folder, about, log, told, plan, progress)
         if is_fitted:
             title = f"belief of {found.env}" if progress else None

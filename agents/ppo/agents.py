@@ -8,6 +8,7 @@ ratio is clipped for the slate as a whole, because SB3's `PPO.train` cannot clip
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -236,9 +237,11 @@ def _learn(kind: str, setup: TrainingSetup, config: PPOAgentConfig, start: Any) 
     last = round((polished + config.checked) * setup.steps)
     updates = (setup.steps - last - looked) // rollout
     if updates < 1:
+        share = polished + config.checked
+        fewest = math.ceil((looked + rollout) / (1 - share)) if share < 1 else math.inf
         raise ValueError(
             f"steps is {setup.steps}, but PPO needs {looked} to scale the features, {rollout} for "
-            f"each update and a share of {polished + config.checked:g} for what follows."
+            f"each update and a share of {share:g} for what follows: {fewest} or more."
         )
 
     # the model before its first update, or as an interrupted training left it

@@ -9,6 +9,7 @@ remains: on a GPU, SB3's seeding sets `torch.backends.cudnn.deterministic` for t
 from __future__ import annotations
 
 import copy
+import warnings
 from dataclasses import asdict
 from typing import Any, TypeVar, cast
 
@@ -166,9 +167,11 @@ def _make(
             )
         options["rollout_buffer_class"] = GoalRolloutBuffer
         options["rollout_buffer_kwargs"] = {"goals": len(env.composer.goals)}
-    model = algorithm(
-        SlateActorCritic, seen, **options, policy_kwargs=policy, seed=seed, device=device
-    )
+    with warnings.catch_warnings():  # a rollout of few shoppers is one minibatch, which is as well
+        warnings.filterwarnings("ignore", "You have specified a mini-batch size", UserWarning)
+        model = algorithm(
+            SlateActorCritic, seen, **options, policy_kwargs=policy, seed=seed, device=device
+        )
     # Stable-Baselines3's own logger makes a folder for temporary files at every call of `learn`.
     model.set_logger(Logger(folder=None, output_formats=[]))
     if isinstance(env, ConditionedVecEnv):  # one tensor, which weights and checkpoints hold

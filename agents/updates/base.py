@@ -18,6 +18,7 @@ from policies import POLICIES
 from policies.inputs import PolicyInputs
 from policies.rankers.slate_examples import SlateExamples, examples_at
 from policies.rankers.two_tower import TwoTowerConfig, TwoTowerRanker
+from recsim_env import checks
 from recsim_env.registry import Registry
 from recsim_env.rollout import Visit, rollout
 from recsim_env.simulator import SlateSimulator
@@ -87,8 +88,10 @@ def register_update(
     """Register an update by `@register_update("mine")` above its class or a function (start).
 
     Raises:
-        ValueError: If other code took the name.
+        TypeError: If what stands below is no class and no function.
+        ValueError: If the name is no text, or other code took it.
     """
+    checks.text("name", name)
 
     def add(make: Callable[[Start], Update]) -> Callable[[Start], Update]:
         UPDATES.add(name, make, make)

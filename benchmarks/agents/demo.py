@@ -12,6 +12,7 @@ and `report.md` are left under `runs/demo`. Interrupted, the same command goes o
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -133,7 +134,7 @@ def main(config: Config) -> None:
     with locked(config.output):
         console = Console()
         console.print("Watch the trainings with")
-        console.print(f"  tensorboard --logdir {config.output}")
+        console.print(f"  tensorboard --logdir {shlex.quote(str(config.output))}")
         parts = [_play(config, act, console) for act in acts(config)]
         write_text(config.output / "report.md", "\n".join(parts))
         console.print(f"report: {config.output / 'report.md'}")
@@ -280,7 +281,7 @@ that no agent was trained on, the same for every policy. {one if len(trained) ==
 
 ![curve, and returns above greedy CTR]({_inside(config, act)}compare/figure.png)
 
-Curves: `tensorboard --logdir {config.output}`
+Curves: `tensorboard --logdir {shlex.quote(str(config.output))}`
 """
 
 

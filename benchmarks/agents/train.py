@@ -16,6 +16,7 @@ training that is finished is left as it is. Watch with `tensorboard --logdir run
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from benchmarks.lab.command import run_command
 from benchmarks.lab.ppo.config import Config as Config
 from benchmarks.lab.ppo.config import folder_of
 from benchmarks.lab.ppo.ending import finish
-from benchmarks.lab.ppo.model import Training, make_quietly
+from benchmarks.lab.ppo.model import Training, make_model
 from benchmarks.lab.ppo.sizes import rounded
 from benchmarks.lab.saved import AGENT, UNTRAINED
 from benchmarks.lab.settings import check_settings, settings_of, write_settings
@@ -69,7 +70,7 @@ def _train(training: Training) -> Path:
     check_settings(folder, told, free=(VISITS,))
 
     # take up what an interrupted training left, or begin
-    model = make_quietly(training)
+    model = make_model(training)
     goes_on = (folder / LAST).exists()
     if goes_on:
         load(model, folder / LAST)
@@ -152,8 +153,9 @@ def train_all(config: Config) -> Site:
 def main(config: Config) -> None:
     """Train every seed, and say what comes next."""
     train_all(config)
-    options = f"--trained {config.output} --agents {config.agent}"
-    print(f"Watch: tensorboard --logdir {config.output}")
+    output = shlex.quote(str(config.output))
+    options = f"--trained {output} --agents {config.agent}"
+    print(f"Watch: tensorboard --logdir {output}")
     print(f"Next:  python -m benchmarks.agents.compare{config.place.arguments} {options}")
 
 

@@ -8,6 +8,7 @@ It is `python -m recsim_env fit` with all its options, and a two-tower ranker be
 
 from __future__ import annotations
 
+import shlex
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,10 +78,10 @@ def main(config: Config) -> None:
         sys.exit(
             "No ranker was fitted: shoppers who are predicted so badly teach agents nothing. To "
             "train with them nonetheless: "
-            f"python -m benchmarks.agents.train --env {config.output} --anyway"
+            f"python -m benchmarks.agents.train --env {shlex.quote(str(config.output))} --anyway"
         )
     fit_ranker_of(config.output, config.device)
-    print(f"Next: python -m benchmarks.agents.train --env {config.output}")
+    print(f"Next: python -m benchmarks.agents.train --env {shlex.quote(str(config.output))}")
 
 
 if __name__ == "__main__":

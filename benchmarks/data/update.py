@@ -11,6 +11,7 @@ one. The verdicts of the first fit are kept: they are about the models of that f
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -379,7 +380,7 @@ def main(config: Config) -> None:
     use_threads(config.threads)
     update(config)
     print((config.output / REPORT).read_text())
-    print(f"Next: python -m benchmarks.agents.train --env {config.output}")
+    print(f"Next: python -m benchmarks.agents.train --env {shlex.quote(str(config.output))}")
 
 
 if __name__ == "__main__":

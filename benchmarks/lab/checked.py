@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import types
 import typing
 from collections.abc import Collection, Mapping
@@ -71,7 +72,7 @@ class Checked:
     def _check_folders(self) -> None:
         for name in self.FOLDERS:
             value = getattr(self, name, None)
-            if isinstance(value, Path) and value.exists() and not value.is_dir():
+            if isinstance(value, Path) and os.path.isfile(value):
                 raise ValueError(
                     f"{name} is {checks.told(str(value))}, a file, but it must be a folder."
                 )

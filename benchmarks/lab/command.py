@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import tyro
 
-from recsim_env.commands.refusals import sentence
+from recsim_env.commands.refusals import INTERRUPTED, STOPPED, sentence
 
 Config = TypeVar("Config")
 
@@ -17,7 +17,7 @@ def run_command(main: Callable[[Config], Any], config: type[Config]) -> None:
     """Run a command with the options of the command line.
 
     What is wrong with them, with a file or with the machine is one sentence on stderr, and the exit
-    status is 2. A fault of the program has its traceback.
+    status is 2. A fault of the program has its traceback. Ctrl-C is one line, and status 130.
 
     Args:
         main: What the command does.
@@ -25,6 +25,9 @@ def run_command(main: Callable[[Config], Any], config: type[Config]) -> None:
     """
     try:
         main(tyro.cli(config))
+    except KeyboardInterrupt:
+        print(STOPPED, file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except Exception as error:
         said = sentence(error)
         if said is None:

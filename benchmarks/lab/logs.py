@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,7 @@ def ready(folder: Path, console: Console, outputs: Mapping[str, Path]) -> Path:
         raise FileNotFoundError(
             f"{folder} {what}: write the tables of recsim_env/logs/schema.py and the facts of "
             "recsim_env/logs/facts.py there, or build the Complete Journey log by "
-            f"python -m benchmarks.data.build_log --folder {folder}."
+            f"python -m benchmarks.data.build_log --folder {shlex.quote(str(folder))}."
         )
     return folder
 

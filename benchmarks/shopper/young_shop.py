@@ -33,6 +33,7 @@ from benchmarks.lab.heldout import Rows, numbered, over_fits, samples_by_fit, wi
 from benchmarks.lab.logs import plain_files
 from benchmarks.lab.measuring import RowCell, measure_and_report, read_cells
 from benchmarks.lab.options import Cells, Results
+from benchmarks.lab.playing import check_cluster
 from benchmarks.lab.plots import intervals, panels
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.settings import settings_of
@@ -317,6 +318,7 @@ def main(config: Config) -> None:
     def in_columns(cells: Sequence[RowCell]) -> pl.DataFrame:
         return read_cells(cells).cast(ROW)  # type: ignore[arg-type]
 
+    check_cluster(config.ray)
     plain_files(config.log, "benchmarks.data.plain_movielens")
     run = Run("young_shop", config, results=config.results)
     told = settings_of(config, free=("slates", "seeds"))

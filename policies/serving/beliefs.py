@@ -128,9 +128,10 @@ class ServedBelief:
         """The state about one user, or the state about several in their order, from `save`.
 
         Raises:
+            TypeError: If it is neither.
             ValueError: If a user's tensors are not those that `save` gives.
         """
-        users = [saved] if isinstance(saved, Mapping) else list(saved)
+        users = [saved] if isinstance(saved, Mapping) else checks.several("saved", saved)
         if not users:
             raise ValueError("saved is empty, but it must hold the belief about a user or several.")
         state = self.belief.blank(len(users))

@@ -166,9 +166,11 @@ class Belief(ABC, Generic[S]):
         """Return the state of one row that `save` copied.
 
         Raises:
+            TypeError: If `tensors` is no mapping.
             ValueError: If names, shapes or types are not those that `save` gives; the message names
                 the tensor.
         """
+        tensors = checks.mapping("tensors", tensors)
         like = self.blank(1)
         wanted = trees.flat(like, "belief")
         if other := sorted(wanted.tensors.keys() ^ tensors.keys()):

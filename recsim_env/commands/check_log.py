@@ -44,10 +44,16 @@ def add_log_options(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Print the report, and write it where that is asked for."""
+    """Print the report, and write it where that is asked for.
+
+    Raises:
+        ValueError: If the report would be written over a folder or an input.
+    """
     from recsim_env.files import write_json
     from recsim_env.logs.report import check_log
 
+    if options.json is not None:
+        check_report(options.json, (options.log, options.catalog))
     report = check_log(
         options.log,
         options.catalog,
@@ -58,3 +64,17 @@ def run(options: argparse.Namespace) -> None:
     print(report)
     if options.json is not None:
         write_json(options.json, report.to_json())
+
+
+def check_report(path: Path, inputs: tuple[Path, ...]) -> None:
+    """Check, before anything is read, that a file may be written: it is no folder and no input.
+
+    Raises:
+        ValueError: If it is.
+    """
+    if path.is_dir():
+        raise ValueError(f"json is {str(path)!r}, but that is a folder, and it must be a file.")
+    if any(path.resolve() == one.resolve() for one in inputs):
+        raise ValueError(
+            f"json is {str(path)!r}, but that is read: the report must be another file."
+        )

@@ -6,6 +6,7 @@ python -m recsim_env fit --log log.csv --catalog items.csv --output shop
 from __future__ import annotations
 
 import argparse
+import json
 from pathlib import Path
 
 from recsim_env.commands.check_log import add_log_options
@@ -31,7 +32,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--epochs",
         type=float,
         default=8.0,
-        help="passes over the users learned from (default: %(default)g)",
+        help="passes over the users learned from; a small log is passed over more often "
+        "(default: %(default)g)",
     )
     parser.add_argument(
         "--most-slates",
@@ -54,6 +56,7 @@ def run(options: argparse.Namespace) -> None:
     """Fit, show progress, and print the verdicts and what comes next."""
     from recsim_env.fitting import FitConfig, fit
     from recsim_env.fitting.bar import stage_bar
+    from recsim_env.shop_file import CLICKS
     from recsim_env.shoppers.session.fit import SessionFitConfig
 
     config = FitConfig(
@@ -76,4 +79,12 @@ def run(options: argparse.Namespace) -> None:
             progress=progress,
         )
     print(fitted)
-    print(f'Next: recsim_env.register("shop/Mine-v0", "{fitted.folder}")')
+    folder = json.dumps(str(fitted.folder), ensure_ascii=False)
+    if fitted.findings.verdict(CLICKS).holds is False:
+        print(
+            "Shoppers who are predicted so badly teach agents nothing: a longer log, or "
+            "embeddings of your own, may help. To use them nonetheless: "
+            f'recsim_env.register("shop/Mine-v0", {folder}, anyway=True)'
+        )
+    else:
+        print(f'Next: recsim_env.register("shop/Mine-v0", {folder})')

@@ -9,6 +9,10 @@ import gymnasium
 
 PACKAGES = ("recsim_env", "policies", "agents", "benchmarks")
 """Packages of this project; the wheel has the first alone."""
+INTERRUPTED = 130
+"""Exit status of a command that Ctrl-C ended, as shells have it."""
+STOPPED = "\nStopped by Ctrl-C. The same command goes on with what is written by now."
+"""What such a command says, below the progress bar that it stood at."""
 
 
 def sentence(error: Exception) -> str | None:

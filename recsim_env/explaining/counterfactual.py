@@ -119,18 +119,25 @@ def without(
 
     Raises:
         ResetNeeded: As `explain`.
-        TypeError: As `explain`.
+        TypeError: As `explain`, or if `causes` holds anything but causes.
         ValueError: As `explain`, or if `causes` has not one list for each shopper.
     """
     case = _case(simulator, slates)
     batch = len(case.question.slates)
-    if len(causes) != batch:
+    asked = [
+        checks.several(f"causes[{row}]", some)
+        for row, some in enumerate(checks.several("causes", causes))
+    ]
+    if len(asked) != batch:
         raise ValueError(
-            f"causes has {len(causes)} lists, but it must have {batch}, one for each shopper."
+            f"causes has {len(asked)} lists, but it must have {batch}, one for each shopper."
         )
+    for row, some in enumerate(asked):
+        for at, cause in enumerate(some):
+            checks.instance(f"causes[{row}][{at}]", cause, Cause)
     world = case.world(torch.arange(batch, device=simulator.device))
-    for name in _chosen(case, sorted({cause.kind for some in causes for cause in some})):
-        keys = [[cause.key for cause in some if cause.kind == name] for some in causes]
+    for name in _chosen(case, sorted({cause.kind for some in asked for cause in some})):
+        keys = [[cause.key for cause in some if cause.kind == name] for some in asked]
         for place in range(max(map(len, keys))):
             taken = [some[place] if place < len(some) else NOTHING for some in keys]
             KINDS[name].remove(world, torch.tensor(taken, device=simulator.device))

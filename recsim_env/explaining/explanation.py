@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from recsim_env import checks
+
 LEAST = 1e-9
 """Chances below this count as this, so that every factor is finite."""
 FELT = 1.05
@@ -100,7 +102,14 @@ class Explanation:
             row: The shopper, 0 to B - 1.
             position: The position, 0 at the top.
             most: The most causes that are returned; None means all.
+
+        Raises:
+            ValueError: If there is no such row or position, or `most` is no number of causes.
         """
+        shoppers, positions = self.slates.shape
+        row = checks.whole("row", row, 0, shoppers - 1)
+        position = checks.whole("position", position, 0, positions - 1)
+        most = None if most is None else checks.whole("most", most, 0)
         mine = (self.rows == row).nonzero().flatten()
         effect = self.effect[mine, position]
         order = effect.abs().argsort(descending=True, stable=True)

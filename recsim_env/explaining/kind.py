@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recsim_env import checks
 from recsim_env.explaining.case import Case, World
 from recsim_env.registry import Registry
 from recsim_env.shoppers.base import Shopper
@@ -105,10 +106,17 @@ def register_kind(name: str) -> Any:
         name: What `explain` calls it.
 
     Raises:
-        ValueError: If the name is taken.
+        TypeError: If what stands below is no class derived from `Kind`.
+        ValueError: If the name is no text, or is taken.
     """
+    checks.text("name", name)
 
     def registered(kind: type[Kind]) -> type[Kind]:
+        if not (isinstance(kind, type) and issubclass(kind, Kind)):
+            raise TypeError(
+                f"The kind of cause {name!r} is {checks.told(kind)}, but it must be a class "
+                "derived from Kind."
+            )
         KINDS.add(name, kind(), kind)
         return kind
 

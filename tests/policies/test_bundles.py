@@ -18,6 +18,7 @@ from policies import POLICIES, PolicyInputs
 from policies.bundle_oracle import OracleBundle, bundle_oracle_spec
 from policies.composer import Composer, ComposerConfig
 from policies.lift import OWN, PRIOR, category_lift
+from policies.oracles import OracleMyopic
 from policies.together import AtLevel, at_level
 from recsim_env import make_simulator
 from recsim_env.logs.sessions import Sessions
@@ -274,6 +275,9 @@ def test_the_oracle_reads_shoppers_of_bundles_alone() -> None:
         OracleBundle(toy_simulator())
     with pytest.raises(ValueError, match=r"levels is \(7,\), but the levels of discount are"):
         OracleBundle(small_market(), (7,))
+    for oracle in (OracleBundle, OracleMyopic):
+        with pytest.raises(TypeError, match="simulator is 'market', but it must be a SlateSimul"):
+            oracle("market")  # type: ignore[arg-type]
     simulator = small_market()
     spec = bundle_oracle_spec(simulator)
     inputs = toy_inputs(simulator)

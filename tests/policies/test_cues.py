@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -120,6 +121,26 @@ def test_the_explored_ranges_are_those_that_logs_were_written_with() -> None:
         ("sated", (-3.0, 0.3)),
         ("flooded", (-3.0, 0.5)),
     ]
+
+
+@pytest.mark.parametrize(
+    ("told", "options", "message"),
+    [
+        (("new cue", "1", "candidates"), {}, "unit is '1', but it must be a finite number"),
+        (("new cue", 1.0, 3), {}, "a key is 3, but it must be a text"),
+        (("new cue", 1.0), {"tuned": 3}, "tuned is 3, but it must be a list of 2 values"),
+        (
+            ("new cue", 1.0),
+            {"tuned": (2.0, -2.0)},
+            r"high is -2\.0, but it must be a finite number",
+        ),
+        (("new cue", 1.0), {"default": None}, "default is None, but it must be a finite number"),
+        ((None, 1.0), {}, "name is None, but it must be a text"),
+    ],
+)
+def test_a_cue_that_cannot_be_weighed_is_refused(told: Any, options: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        cue(*told, **options)
 
 
 def test_a_name_is_given_to_one_cue_only(even_items: str) -> None:

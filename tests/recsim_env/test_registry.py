@@ -45,6 +45,14 @@ def test_a_name_is_a_text(name: Any) -> None:
     assert not registry
 
 
+@pytest.mark.parametrize("maker", [5, None, "run", [run]])
+def test_a_part_is_made_of_a_function_or_a_class(maker: Any) -> None:
+    registry: Registry[int] = Registry("toy")
+    with pytest.raises(TypeError, match=r"The toy 'a' is .*, but it must be a function or a class"):
+        registry.add("a", 1, maker)
+    assert not registry
+
+
 def test_the_same_part_may_come_twice_in_silence() -> None:
     registry: Registry[Any] = Registry("toy")
     with warnings.catch_warnings():
@@ -88,7 +96,7 @@ def test_another_function_does_not_take_a_name() -> None:
     for other in (
         run(CELL.format(1), "<cell>"),
         functools.partial(len, ()),
-        ModuleType("m"),
+        ModuleType,
         linecache.getline,
     ):
         with pytest.raises(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -104,10 +103,3 @@ def make_model(training: Training) -> SlatePPO:
     )
     model.lr_schedule = partial(annealed_rate, config.ppo.learning_rate, config.annealed)
     return model
-
-
-def make_quietly(training: Training) -> SlatePPO:
-    """Make an agent without the warning of Stable-Baselines3 that `rounded` says in a sentence."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "You have specified a mini-batch size", UserWarning)
-        return make_model(training)

@@ -83,7 +83,7 @@ def column_names(columns: Mapping[str, str] | str | None) -> dict[str, str]:
         Names in the files by column; columns that keep their names are left out.
 
     Raises:
-        ValueError: If a column is unknown or a name is no text.
+        ValueError: If a column is unknown or named twice, or a name is no text.
     """
     if columns is None:
         return {}
@@ -94,6 +94,12 @@ def column_names(columns: Mapping[str, str] | str | None) -> dict[str, str]:
                 raise ValueError(
                     f"columns is {checks.told(columns)}, but it must be written as "
                     "column=name,column=name."
+                )
+        names = [name.strip() for name, _, _ in pairs]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(
+                    f"columns is {checks.told(columns)}, but it must name {name!r} once."
                 )
         columns = {name.strip(): found.strip() for name, _, found in pairs}
     named = checks.mapping("columns", columns)
@@ -175,7 +181,11 @@ def missing(
     free = [column for column in header if column not in {one.name for one in known}]
     alike = difflib.get_close_matches(told or name, free, 1, 0.5)
     prefix = _OF_CATALOG if of_catalog and name in _LOG else ""
-    guess = f" (is it {alike[0]!r}? then say columns {prefix}{name}={alike[0]})" if alike else ""
+    guess = (
+        f" (is it {alike[0]!r}? then say columns {prefix}{name}={alike[0]})"
+        if alike
+        else f" (if it has another name, say columns {prefix}{name}=NAME)"
+    )
     found = checks.told(list(header))
     return LogError(
         f"{file}: column '{told or name}': found no such column among {found}{guess}, "

@@ -98,10 +98,18 @@ def features_of(known: pl.DataFrame, split: pl.Series) -> tuple[pl.DataFrame, tu
         split: The split of each user.
 
     Returns:
-        `known` with columns of numbers where texts can be read so, and the features.
+        `known` with columns of numbers where texts can be read so, and the features. A text that is
+        known of no training user has nothing to be learned from: it counts as a number that is
+        missing.
     """
     typed = known.select(_typed(column) for column in known)
     train = typed.filter(split == SPLITS[0])
+    unlearned = [
+        pl.lit(None, pl.Float64).alias(column.name)
+        for column in train
+        if column.dtype == pl.String() and column.null_count() == len(column)
+    ]
+    typed, train = typed.with_columns(unlearned), train.with_columns(unlearned)
     return typed, tuple(_feature(train[name], typed[name]) for name in typed.columns)
 
 

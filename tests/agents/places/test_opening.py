@@ -268,6 +268,18 @@ def test_what_cannot_be_opened_is_said_in_a_sentence(tmp_path: Path) -> None:
         open_place(str(tmp_path))
     with pytest.raises(TypeError, match="unexpected keyword argument 'wrold'"):
         open_place(ID, options={"wrold": 1})
+    for wrong, error, message in (
+        ({"slates": 0}, ValueError, "slates is 0, but it must be a whole number of 1 or more"),
+        ({"slates": "100"}, ValueError, "slates is '100', but it must be a whole number"),
+        ({"mixture": "unifrom"}, ValueError, "mixture is 'unifrom', but it must be one of"),
+        ({"cache": 5}, TypeError, "cache is 5, but it must be a path"),
+        ({"progress": "no"}, ValueError, "progress is 'no', but it must be True or False"),
+        ({"ranker": "/nope"}, FileNotFoundError, "/nope"),
+        ({"belief": "owm"}, FileNotFoundError, "belief is 'owm', but it must be 'own' or a folder"),
+    ):
+        with pytest.raises(error, match=message):
+            open_place(ID, **{"cache": tmp_path, "device": "cpu", **wrong})
+    assert not list(tmp_path.iterdir())
     silent = dataclasses.replace(CONFIG, base=-30.0)
     register(silent)
     with pytest.raises(ValueError, match=r"slates and no click, .*log more slates"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -149,11 +150,12 @@ def learn(
     steps: int = 16 * (10 + 4 * 3),
     polished: float = 0.0,
     checked: float = 0.0,
+    batch_size: int = 32,
     **options: Any,
 ) -> TrainedAgent:
     simulator = toy_simulator(items=40)
     parameters = {
-        "ppo": PPOConfig(learning_rate=1e-2, n_steps=4, batch_size=32, n_epochs=2),
+        "ppo": PPOConfig(learning_rate=1e-2, n_steps=4, batch_size=batch_size, n_epochs=2),
         "network": NetworkConfig((16,), (16,)),
         "composer": ComposerConfig(pool=12),
         "checked": checked,
@@ -190,10 +192,18 @@ def test_the_steps_are_kept_to_and_watched(name: str) -> None:
 
 
 @agents
+def test_a_rollout_smaller_than_a_minibatch_is_trained_on_without_a_warning(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        trained = learn(name, 16 * 14, batch_size=5_120)
+    assert trained.steps == 16 * 14
+
+
+@agents
 def test_too_few_steps_are_refused(name: str) -> None:
     with pytest.raises(
         ValueError,
-        match=r"^steps is 223, but PPO needs 160 to scale the features, 64 for each update",
+        match=r"^steps is 223, but PPO needs 160 to scale the features, 64 for each update .*: 224 or",
     ):
         learn(name, 16 * 14 - 1)
 

@@ -172,3 +172,12 @@ def test_a_name_is_given_once() -> None:
 
     with pytest.raises(ValueError, match="a model update of that name is registered already"):
         register_update("frozen")(Other)
+
+
+def test_an_update_without_a_name_or_a_class_is_refused() -> None:
+    known = set(UPDATES)
+    with pytest.raises(ValueError, match=r"name is .*, but it must be a text"):
+        register_update(Update)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="The model update 'none' is 5, but it must be a function"):
+        register_update("none")(5)  # type: ignore[arg-type]
+    assert set(UPDATES) == known

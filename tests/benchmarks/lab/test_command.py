@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -43,6 +44,19 @@ def test_errors_on_purpose_are_one_line(
         assert len(said.splitlines()) == 1
 
 
+def test_ctrl_c_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stopped(_: Config) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["command"])
+    with pytest.raises(SystemExit) as ended:
+        run_command(stopped, Config)
+    assert ended.value.code == 130
+    assert capsys.readouterr().err.strip().startswith("Stopped by Ctrl-C.")
+
+
 def test_a_fault_has_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["command"])
     faults: list[tuple[Callable[[Config], Any], type[Exception]]] = [
@@ -52,6 +66,16 @@ def test_a_fault_has_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     for fault, kind in faults:
         with pytest.raises(kind):
             run_command(fault, Config)
+
+
+def test_what_to_type_next_can_be_typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(train, "train_all", lambda _: None)
+    train.main(train.Config(output=Path("my runs")))
+    watch, then = map(shlex.split, capsys.readouterr().out.splitlines())
+    assert watch[-2:] == ["--logdir", "my runs"]
+    assert then[-4:] == ["--trained", "my runs", "--agents", "composer"]
 
 
 @pytest.mark.parametrize("command", [train, tune, compare])

@@ -352,6 +352,8 @@ def test_what_was_not_saved_is_refused() -> None:
     saved = belief.save(belief.blank(1), 0)
     with pytest.raises(ValueError, match="differs in \\['day'\\]"):
         belief.load({name: value for name, value in saved.items() if name != "day"})
+    with pytest.raises(TypeError, match=r"tensors is 'x', but it must be a mapping"):
+        belief.load("x")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="'log_weight'"):
         belief.load({**saved, "log_weight": torch.zeros(1, 3)})
     with pytest.raises(ValueError, match="slate_size is 4"):

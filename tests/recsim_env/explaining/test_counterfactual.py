@@ -15,7 +15,7 @@ from torch import Tensor
 import recsim_env
 from recsim_env.explaining import Cause, Explanation, explain, without
 from recsim_env.explaining.counterfactual import kinds_of
-from recsim_env.explaining.kind import KINDS, Kind
+from recsim_env.explaining.kind import KINDS, Kind, register_kind
 from recsim_env.registration import make_simulator
 from recsim_env.shoppers.market import MarketShopper
 from recsim_env.shoppers.worlds import category_centres
@@ -218,6 +218,23 @@ def test_kinds_that_are_none_are_refused(kinds: Any, message: str) -> None:
         explain(simulator, slates_of(simulator, 0), kinds=kinds)
 
 
+@pytest.mark.parametrize(
+    ("causes", "error", "message"),
+    [
+        (None, ValueError, "causes is None, but it must be a list"),
+        ([Cause("position", 0)], ValueError, r"causes\[0\] is Cause\(.*\), but it must be a list"),
+        ([["position"]], TypeError, r"causes\[0\]\[0\] is 'position', but it must be a Cause"),
+        ([[Cause("cart", 0)]], ValueError, "'cart', but MarketShopper has no such causes"),
+    ],
+)
+def test_what_is_no_cause_cannot_be_taken_out(
+    causes: Any, error: type[Exception], message: str
+) -> None:
+    simulator = after("Market", visits=0, shoppers=1)
+    with pytest.raises(error, match=message):
+        without(simulator, slates_of(simulator, 0), causes)
+
+
 def test_what_cannot_be_explained_is_refused() -> None:
     simulator = make_simulator("recsim_env/Market-v0")
     with pytest.raises(ResetNeeded):
@@ -227,6 +244,15 @@ def test_what_cannot_be_explained_is_refused() -> None:
         explain(simulator, np.zeros((1, 10)))  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="simulator is"):
         explain("recsim_env/Market-v0", torch.zeros(1, 10, dtype=torch.int64))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", [5, lambda: None, dict])
+def test_a_kind_is_a_class_of_kinds(kind: Any) -> None:
+    with pytest.raises(TypeError, match=r"The kind of cause 'rain' is .*, but it must be a class"):
+        register_kind("rain")(kind)
+    with pytest.raises(ValueError, match=r"name is .*, but it must be a text"):
+        register_kind(Kind)  # type: ignore[arg-type]
+    assert "rain" not in KINDS
 
 
 def test_every_kind_says_what_it_is() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
@@ -45,6 +47,22 @@ def test_reasons_have_the_factor_of_the_chance() -> None:
     assert next_one.factor == pytest.approx(0.3 / 0.5)
     assert EXPLAINED.reasons(0, 0, most=1) == [strongest]
     assert EXPLAINED.reasons(0, 2) == []
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ((1, 0), r"row is 1, but it must be a whole number from 0 to 0\."),
+        ((-1, 0), r"row is -1, but it must be a whole number from 0 to 0\."),
+        (("0", 0), r"row is '0', but it must be a whole number from 0 to 0\."),
+        ((0, 3), r"position is 3, but it must be a whole number from 0 to 2\."),
+        ((0, -1), r"position is -1, but it must be a whole number from 0 to 2\."),
+        ((0, 0, -1), r"most is -1, but it must be a whole number of 0 or more\."),
+    ],
+)
+def test_reasons_of_what_was_not_explained_are_refused(wrong: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        EXPLAINED.reasons(*wrong)
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import warnings
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,7 +14,9 @@ import torch
 from torch import Tensor
 
 from recsim_env.catalog import Catalog
+from recsim_env.estimates import Estimate
 from recsim_env.logs.sessions import Sessions
+from recsim_env.verdicts import figures
 from recsim_env.verdicts.assess import MODEL, Predicted, assess
 from recsim_env.verdicts.findings import Findings
 from recsim_env.verdicts.report import as_html, as_markdown, write_report
@@ -128,6 +131,17 @@ def test_names_of_policies_are_no_formulas_and_no_lines() -> None:
     text = as_markdown(found, TITLE)
     assert "policy two lines" in text
     assert not re.search("^lines", text, flags=re.MULTILINE)
+
+
+def test_names_of_any_script_stay_text_without_a_warning() -> None:
+    """The browser has their glyphs; the font with which matplotlib measures them has not."""
+    pytest.importorskip("matplotlib")
+    lines = [("靴 👗", Estimate(1.0, 0.9, 1.1)), ("Röcke", Estimate(1.2, 1.0, 1.4))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn = figures._ratios(lines, "predicted over observed")
+    assert "靴 👗" in drawn
+    assert "Röcke" in drawn
 
 
 @pytest.mark.skipif(BROWSER is None, reason="there is no headless Chromium")

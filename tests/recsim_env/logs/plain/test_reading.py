@@ -11,6 +11,7 @@ import polars as pl
 import pytest
 
 from recsim_env.logs.plain import PlainLog, read_plain
+from recsim_env.logs.plain.columns import column_names
 from recsim_env.logs.schema import IMPRESSIONS, check_table
 from recsim_env.logs.sessions import Sessions
 from tests.support.plain_logs import START, catalog, edited, log
@@ -391,6 +392,25 @@ def test_categories_unseen_in_training_are_others() -> None:
     told = plain.declared.join(plain.users, on="shopper")
     assert told.filter(pl.col("split") == "test")["declared"].to_list() == [[0.0, 1.0]] * 4
     assert told.filter(pl.col("split") != "test")["declared"].to_list() == [[1.0, 0.0]] * 36
+
+
+def test_a_text_that_no_training_user_has_is_a_missing_number() -> None:
+    rows = log(users=40)
+    split = read_plain(rows, catalog()).users
+    held = split.filter(pl.col("split") == "test")["user"].to_list()
+    rows = rows.with_columns(
+        user_city=pl.when(pl.col("user").is_in(held)).then(pl.lit("far")), user_taste=0.5
+    )
+    plain = read_plain(rows, catalog())
+    assert plain.declared_names == ("user_city", "user_taste")
+    assert plain.declared is not None
+    assert plain.declared["declared"].to_list() == [[0.0, 0.5]] * 40
+
+
+@pytest.mark.parametrize("told", ["user=uid,user=item", "user=uid, item=sku, user =uid"])
+def test_a_column_is_named_once(told: str) -> None:
+    with pytest.raises(ValueError, match=f"columns is '{told}', but it must name 'user' once"):
+        column_names(told)
 
 
 def test_a_large_log_is_sampled_by_user_and_says_so() -> None:

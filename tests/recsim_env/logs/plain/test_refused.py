@@ -18,7 +18,7 @@ Change = Callable[[pl.DataFrame], pl.DataFrame]
 ROWS: dict[str, tuple[Change, str]] = {
     "missing column": (lambda f: f.rename({"click": "clicked"}), r"column 'click': found no such column .*is it 'clicked'\?.*click=clicked"),
     "no user": (lambda f: f.drop("user"), "column 'user': found no such column"),
-    "no timestamp": (lambda f: f.drop("timestamp"), "column 'timestamp': found no such column"),
+    "no timestamp": (lambda f: f.drop("timestamp").rename({"position": "place"}), r"column .timestamp.: found no such column among .*if it has another name, say columns timestamp=NAME"),
     "unknown item": (lambda f: edited(f, 7, item="x9"), "column 'item', row 7: found 'x9', expected one of the 40 items of catalog"),
     "two unknown items": (lambda f: edited(edited(f, 9, item="x9"), 7, item="x8"), r"row 7: found 'x8' \(and 1 more\)"),
     "no item": (lambda f: edited(f, 7, item=None), "column 'item', row 7: found nothing"),
