@@ -21,6 +21,7 @@ from benchmarks.agents import (
     bundle,
     cold,
     compare,
+    constraint,
     frontier,
     frontier_report,
     knowing,
@@ -87,6 +88,8 @@ def of_frontier(rows: pl.DataFrame, config: Mapping[str, Any], folder: Path) -> 
     return frontier_report.report(rows, played.weighed, frontier.ENVS[played.env])
 
 
+FRONTIERS = ("frontier", "frontier-marketcontrol-v0-clicks-intra_list_distance")
+"""Frontiers of the market, and those of other environments and goals that are kept."""
 REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = {
     "behaviour": lambda rows, config, folder: behaviour.report(rows),
     "belief": lambda rows, config, folder: belief.report(rows),
@@ -96,9 +99,10 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
     "bundle": lambda rows, config, folder: bundle.report(rows),
     "cold": lambda rows, config, folder: cold.report(rows),
     "cold_belief": lambda rows, config, folder: cold.report(rows),
+    "constraint": lambda rows, config, folder: constraint.report(rows),
     "compare": lambda rows, config, folder: compare.report(rows),
     "explained": lambda rows, config, folder: explained.report(rows),
-    "frontier": of_frontier,
+    **dict.fromkeys(FRONTIERS, of_frontier),
     "gpu": lambda rows, config, folder: gpu.report(rows),
     "knowing": lambda rows, config, folder: knowing.report(rows),
     "language": lambda rows, config, folder: language.report(rows),

@@ -26,7 +26,16 @@ from recsim_env.belief.base import Belief
 from recsim_env.graphs import GraphedSimulator
 from recsim_env.rewards import Reward, as_reward
 from recsim_env.rewards.objectives import checked_objectives
-from recsim_env.shop_file import HOUSEHOLD, SESSION, ShopFile, doubt_levels, refuse_failed
+from recsim_env.shop_file import (
+    HOUSEHOLD,
+    HOUSEHOLD_FILE,
+    SESSION,
+    SHOP_FILE,
+    UNFINISHED,
+    ShopFile,
+    doubt_levels,
+    refuse_failed,
+)
 from recsim_env.shoppers import cold
 from recsim_env.shoppers.base import Shopper
 from recsim_env.simulator import SlateSimulator
@@ -350,12 +359,17 @@ def _factory(config: EnvConfig) -> ShopperFactory:
 
 
 def _check_folder(folder: str | os.PathLike[str]) -> Path:
-    if not os.path.isdir(folder):
-        found = checks.told(os.fspath(folder))
+    found, path = checks.told(os.fspath(folder)), Path(folder)
+    if not path.is_dir():
         raise FileNotFoundError(
             f"shopper is {found}, but there is no such folder with a shopper in it."
         )
-    return Path(folder)
+    if not any((path / name).exists() for name in (SHOP_FILE, UNFINISHED, HOUSEHOLD_FILE)):
+        raise FileNotFoundError(
+            f"shopper is {found}, which holds no shoppers: a folder by recsim_env.fit has "
+            f"{SHOP_FILE}, and one by benchmarks.data.finetune has {HOUSEHOLD_FILE}."
+        )
+    return path
 
 
 def _check_factory(factory: ShopperFactory) -> None:

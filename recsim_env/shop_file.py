@@ -15,6 +15,8 @@ from recsim_env import checks, files
 
 SHOP_FILE = "shop.json"
 """Name of the file in the folder; `recsim_env.fit` writes it last."""
+HOUSEHOLD_FILE = "config.json"
+"""Name of the file that a folder of households has, where `benchmarks.data.finetune` wrote it."""
 UNFINISHED = "unfinished"
 """Folder in it of the models of a fit that is not finished."""
 LOG = "log"

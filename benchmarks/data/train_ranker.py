@@ -8,10 +8,10 @@ go to `policies/rankers/weights/`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -62,6 +62,8 @@ KEYS = {
 @dataclass(frozen=True)
 class Config(ReadsLog, Results):
     """Fit the CTR ranker to a log of household shoppers."""
+
+    FOLDERS: ClassVar[Collection[str]] = ("results",)  # `output` is a file
 
     output: Path = WEIGHTS
     """File that the ranker is written into. The default replaces the ranker that comes with the

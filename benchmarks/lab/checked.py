@@ -6,6 +6,7 @@ import types
 import typing
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar, Union
 
 from recsim_env import checks
@@ -34,12 +35,15 @@ class Checked:
     """Lists that may be empty."""
     REPEATED: ClassVar[Collection[str]] = ()
     """Lists that may hold a value twice."""
+    FOLDERS: ClassVar[Collection[str]] = ("cache", "markets", "output", "results", "work")
+    """Options that name a folder, which need not be there."""
 
     def __post_init__(self) -> None:
         """Check every option.
 
         Raises:
-            ValueError: If an option is outside its range; the message names it.
+            ValueError: If an option is outside its range, or a file stands where a folder is
+                named; the message names it.
             TypeError: If a part is of another class than its option's.
         """
         bounds, choices = told_of(type(self), "BOUNDS"), told_of(type(self), "CHOICES")
@@ -50,6 +54,7 @@ class Checked:
         for name, kind in kinds.items():
             _check_texts(name, getattr(self, name), kind, choices.get(name))
         self._check_lists()
+        self._check_folders()
 
     def _check_lists(self) -> None:
         for field in fields(self):
@@ -61,6 +66,14 @@ class Checked:
             if field.name not in self.REPEATED and len(set(value)) < len(value):
                 raise ValueError(
                     f"{field.name} is {checks.told(value)}, but nothing in it may be named twice."
+                )
+
+    def _check_folders(self) -> None:
+        for name in self.FOLDERS:
+            value = getattr(self, name, None)
+            if isinstance(value, Path) and value.exists() and not value.is_dir():
+                raise ValueError(
+                    f"{name} is {checks.told(str(value))}, a file, but it must be a folder."
                 )
 
 

@@ -54,6 +54,8 @@ TEXTS = (CATEGORY, SHUFFLED, TITLES)
 METRICS = ("auc", "log_loss")
 EVERYTHING, UNMET = "all", "unmet"
 """The held-out items that are judged: those shown, and those that the shop has never shown."""
+FEWEST = 0.01
+"""Share of the held-out items from which on those that the shop has never shown have scores."""
 CHECKED = 8
 """Slates to learn from for each one that tells when to stop."""
 
@@ -233,10 +235,11 @@ def report(rows: pl.DataFrame) -> Report:
 def estimates_of(rows: pl.DataFrame, texts: list[str]) -> dict[str, Estimate]:
     """Estimate every score of shops of one size, and how far each is below that with titles.
 
-    Scores of unmet items are left out where a shop of some seed has shown nearly all of its items.
+    Scores of unmet items are left out where the shops have shown nearly all items.
     """
     found: dict[str, Estimate] = {}
-    for judged in (EVERYTHING, UNMET):
+    few = mean_of(rows, "unmet") < FEWEST
+    for judged in (EVERYTHING,) if few else (EVERYTHING, UNMET):
         for what in METRICS:
             scored = rows.filter(pl.col("what") == f"{judged}/{what}")
             each = {name: samples_by_fit(scored.filter(pl.col("texts") == name)) for name in texts}
@@ -258,7 +261,7 @@ def mean_of(rows: pl.DataFrame, what: str) -> float:
 
 def picture(summary: Mapping[str, Estimate], sizes: list[int], texts: list[str]) -> Figure:
     """Draw the AUC with each of the texts over the size of the shop."""
-    figure, axes = panels(4.2, 3.4, 2)
+    figure, axes = panels(8, 3.6, 2)
     for at, judged in zip(axes, (EVERYTHING, UNMET), strict=True):
         for number, name in enumerate(texts):
             keys = {size: f"{size or 'all'}/{judged}/{name}/auc" for size in sizes}
@@ -271,6 +274,7 @@ def picture(summary: Mapping[str, Estimate], sizes: list[int], texts: list[str])
                 joined=True,
                 label=name,
             )
+        at.set_xlim(-0.4, len(sizes) - 0.6)
         at.set_xticks(range(len(sizes)), [f"{size:,}" if size else "all" for size in sizes])
         at.set_xlabel("slates that the shop knows")
         at.set_ylabel(f"AUC of {judged} items")

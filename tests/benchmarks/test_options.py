@@ -61,6 +61,8 @@ def odd_values(config: Any, name: str, kind: Any) -> list[Any]:
         return ["", 1]
     if any(typing.get_origin(one) is Literal for one in kinds):
         return ["nope", ""]
+    if name in getattr(type(config), "FOLDERS", ()):
+        return [Path(__file__)]
     return [3] if is_dataclass(kind) else []
 
 

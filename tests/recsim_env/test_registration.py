@@ -105,6 +105,7 @@ def test_a_folder_is_loaded_when_the_environment_is_made(
         return ToyShopper(slate_size=slate_size, device=device)
 
     monkeypatch.setattr(population, "load_shopper", load)
+    (tmp_path / "config.json").write_text("{}")
     recsim_env.register(
         own_id, tmp_path, slate_size=4, shopper_options={"population": "evaluation"}
     )

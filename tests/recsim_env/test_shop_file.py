@@ -124,3 +124,11 @@ def test_doubtful_levels_are_told_once(holds: bool | None, warned: int, tmp_path
             doubt_levels(path)
     assert {one.filename for one in caught} <= {__file__}  # the line that asked for it
     assert [str(one.message) for one in caught] == [f"{path}: Levels: hm."] * warned
+
+
+def test_a_folder_of_anything_else_is_refused_where_it_is_registered(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("Milk, bread.")
+    told = r"which holds no shoppers: .* recsim_env\.fit has shop\.json, .* has config\.json\.$"
+    with pytest.raises(FileNotFoundError, match=told):
+        register("shopfile/Nothing-v0", tmp_path)
+    assert "shopfile/Nothing-v0" not in PRESETS
