@@ -100,6 +100,14 @@ class Registry(dict[str, T]):
             )
         self[name], self._sources[name] = part, source
 
+    def __missing__(self, name: object) -> T:
+        """Say what is registered, where a name is looked up that is not.
+
+        Raises:
+            KeyError: Always; the message lists the names that are known.
+        """
+        raise KeyError(f"{checks.told(name)} is no {self.kind}; there are {sorted(self)}.")
+
     def find(self, argument: str, name: str) -> T:
         """Return the part of a name.
 

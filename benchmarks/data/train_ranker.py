@@ -249,8 +249,14 @@ def main(config: Config) -> None:
 
     Raises:
         FileNotFoundError: If the log lacks tables.
-        ValueError: If an output lies in the log, or the log in an output.
+        ValueError: If an output lies in the log, or the log in an output, or the ranker's is a
+            folder.
     """
+    if config.output.is_dir():
+        raise ValueError(
+            f"output is {str(config.output)!r}, but that is a folder, and it must be a file."
+        )
+
     # The log as rows, each with its household, split and table.
     use_threads(config.threads)
     run = Run("train_ranker", config, results=config.results)

@@ -37,6 +37,16 @@ def test_a_part_is_found_under_its_name_and_names_keep_their_order() -> None:
         registry.find("toy", "c")
 
 
+def test_a_name_that_is_unknown_is_told_with_those_that_are_known() -> None:
+    registry: Registry[int] = Registry("toy")
+    registry.add("b", 2, run)
+    registry.add("a", 1, run)
+    with pytest.raises(KeyError, match=r"'c' is no toy; there are \['a', 'b'\]\."):
+        registry["c"]
+    assert registry.get("c") is None
+    assert "c" not in registry
+
+
 @pytest.mark.parametrize("name", [None, 3, "", [], {}, object(), ("a",), b"a", True])
 def test_a_name_is_a_text(name: Any) -> None:
     registry: Registry[int] = Registry("toy")

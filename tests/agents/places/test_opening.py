@@ -277,8 +277,9 @@ def test_what_cannot_be_opened_is_said_in_a_sentence(tmp_path: Path) -> None:
         ({"ranker": "/nope"}, FileNotFoundError, "/nope"),
         ({"belief": "owm"}, FileNotFoundError, "belief is 'owm', but it must be 'own' or a folder"),
     ):
+        told: dict[str, Any] = {"cache": tmp_path, "device": "cpu", **wrong}
         with pytest.raises(error, match=message):
-            open_place(ID, **{"cache": tmp_path, "device": "cpu", **wrong})
+            open_place(ID, **told)
     assert not list(tmp_path.iterdir())
     silent = dataclasses.replace(CONFIG, base=-30.0)
     register(silent)

@@ -163,6 +163,15 @@ def test_a_ranker_learns_from_slates_of_one_length(own: Path, tmp_path: Path) ->
     assert not (tmp_path / "w").exists()
 
 
+def test_a_ranker_is_written_into_no_folder(tmp_path: Path) -> None:
+    config = train_ranker.Config(log=tmp_path / "none", output=tmp_path, save_results=False)
+    with pytest.raises(
+        ValueError, match=r"output is .*, but that is a folder, and it must be a fi"
+    ):
+        train_ranker.main(config)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_log_is_read_with_its_shoppers(shop: Path) -> None:
     log = Log.load(shop)
     assert log.shoppers["holdout"].to_list() == [number % 5 == 0 for number in range(60)]
