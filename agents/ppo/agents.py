@@ -234,10 +234,9 @@ def _learn(kind: str, setup: TrainingSetup, config: PPOAgentConfig, start: Any) 
     """
     looked, rollout = SCALING_VISITS * setup.shoppers, config.ppo.n_steps * setup.shoppers
     polished = config.polished if isinstance(config, PPOComposerConfig) else 0.0
-    last = round((polished + config.checked) * setup.steps)
-    updates = (setup.steps - last - looked) // rollout
+    share = polished + config.checked
+    updates = (setup.steps - round(share * setup.steps) - looked) // rollout
     if updates < 1:
-        share = polished + config.checked
         fewest = math.ceil((looked + rollout) / (1 - share)) if share < 1 else math.inf
         raise ValueError(
             f"steps is {setup.steps}, but PPO needs {looked} to scale the features, {rollout} for "
