@@ -101,6 +101,11 @@ def numbered(values: Mapping[str, Sequence[float]], **told: object) -> list[dict
     ]
 
 
+def mean_of(rows: pl.DataFrame, what: str) -> float:
+    """Average a fact that `numbered` rows hold once a fit, over the fits."""
+    return float(rows.filter(pl.col("what") == what)["value"].to_numpy().mean())
+
+
 def bootstrap_mean(values: Floats, shopper: Ints, samples: int) -> tuple[float, Floats, int]:
     """Average values of visits (V,), with a bootstrap over households.
 

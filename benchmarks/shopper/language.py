@@ -42,7 +42,7 @@ from benchmarks.lab.cold_rows import (
 )
 from benchmarks.lab.command import run_command
 from benchmarks.lab.encoders import ENCODERS, encode
-from benchmarks.lab.heldout import numbered, over_fits, samples_by_fit, with_samples
+from benchmarks.lab.heldout import mean_of, numbered, over_fits, samples_by_fit, with_samples
 from benchmarks.lab.logs import (
     Log,
     ReadsLog,
@@ -225,8 +225,8 @@ def report(rows: pl.DataFrame) -> Report:
     lines: list[dict[str, object]] = []
     for encoder in encoders:
         own = rows.filter(pl.col("encoder") == encoder)
-        ms = round(1e3 * _mean(own, "seconds"), 1) or None  # of what reads texts
-        line = {"encoder": f"`{encoder}`", "width": int(_mean(own, "width")), "ms": ms}
+        ms = round(1e3 * mean_of(own, "seconds"), 1) or None  # of what reads texts
+        line = {"encoder": f"`{encoder}`", "width": int(mean_of(own, "width")), "ms": ms}
         found = {_told(number): summary[_key(encoder, number, "auc")] for number in numbers}
         lines.append(line | found)
     headers = {"encoder": "encoder", "width": "numbers", "ms": "ms a text"}
@@ -257,7 +257,7 @@ def estimates_of(
     rows: pl.DataFrame, number: int, encoders: list[str], bases: list[str]
 ) -> dict[str, Estimate]:
     """Estimate every metric of every encoder with one number of rows, and less those of bases."""
-    households = int(_mean(rows, "households"))
+    households = int(mean_of(rows, "households"))
     found: dict[str, Estimate] = {}
     for what in METRICS:
         each = {
@@ -284,10 +284,6 @@ def _key(encoder: str, number: int, what: str) -> str:
 def _told(number: int) -> str:
     """Tell a number of rows to a person."""
     return f"{number:,} rows" if number else "all rows"
-
-
-def _mean(own: pl.DataFrame, what: str) -> float:
-    return float(own.filter(pl.col("what") == what)["value"].to_numpy().mean())
 
 
 def picture(summary: dict[str, Estimate], encoders: list[str], numbers: list[int]) -> Figure:

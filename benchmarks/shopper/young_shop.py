@@ -29,7 +29,7 @@ import torch
 from matplotlib.figure import Figure
 
 from benchmarks.lab.command import run_command
-from benchmarks.lab.heldout import Rows, numbered, over_fits, samples_by_fit, with_samples
+from benchmarks.lab.heldout import Rows, mean_of, numbered, over_fits, samples_by_fit, with_samples
 from benchmarks.lab.logs import plain_files
 from benchmarks.lab.measuring import RowCell, measure_and_report, read_cells
 from benchmarks.lab.options import Cells, Results
@@ -119,9 +119,8 @@ def catalog_with(plain: PlainLog, texts: str, seed: int) -> Catalog:
         texts: Which texts, of `TEXTS`.
         seed: Seed of the shuffle, and of the vectors.
     """
-    items = plain.items.drop("embedding").with_columns(
-        embedding=pl.lit(None, plain.items.schema["embedding"])
-    )
+    given = plain.items.schema["embedding"]  # vectors that the log's catalogue gives are not read
+    items = plain.items.with_columns(embedding=pl.lit(None, given))
     if texts == CATEGORY:
         items = items.with_columns(title=pl.lit(None, pl.String), brand=pl.lit(None, pl.String))
     elif texts == SHUFFLED:
@@ -255,11 +254,6 @@ def estimates_of(rows: pl.DataFrame, texts: list[str]) -> dict[str, Estimate]:
     return found
 
 
-def mean_of(rows: pl.DataFrame, what: str) -> float:
-    """The mean of a fact over fits."""
-    return float(rows.filter(pl.col("what") == what)["value"].to_numpy().mean())
-
-
 def picture(summary: Mapping[str, Estimate], sizes: list[int], texts: list[str]) -> Figure:
     """Draw the AUC with each of the texts over the size of the shop."""
     figure, axes = panels(8, 3.6, 2)
@@ -287,7 +281,12 @@ def picture(summary: Mapping[str, Estimate], sizes: list[int], texts: list[str])
 
 
 def opened(config: Config) -> PlainLog:
-    """Read the log."""
+    """Read the log that every young shop knows a part of.
+
+    Raises:
+        FileNotFoundError: If it is missing; the message names the command that writes it.
+        LogError: If a file is not as said.
+    """
     log, items = plain_files(config.log, "benchmarks.data.plain_movielens")
     return read_plain(log, items)
 
