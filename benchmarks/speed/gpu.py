@@ -52,7 +52,7 @@ from benchmarks.speed.needs import sizes
 from benchmarks.speed.players import LEARNED, MARKET, PREFIX, Crowd
 from policies.learnable.intents import IntentConfig
 from recsim_env.estimates import Estimate
-from recsim_env.registration import PRESETS
+from recsim_env.registration import PRESETS, make_simulator
 from recsim_env.settings import NONE_OR_MORE, POSITIVE, Within
 from recsim_env.shoppers.members import PRECISIONS
 from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
@@ -77,7 +77,14 @@ class Config(Results, Checked):
 
     parts: tuple[str, ...] = PARTS
     """Which of the parts are measured."""
-    envs: tuple[str, ...] = (MARKET, *reversed(LEARNED))
+    envs: tuple[str, ...] = (
+        MARKET,
+        PREFIX + "MarketVisit-v0",
+        PREFIX + "MarketRegulars-v0",
+        PREFIX + "Bundle-v0",
+        *reversed(LEARNED),
+        PREFIX + "CompleteJourneyVisit-v0",
+    )
     """Ids of the environments that are timed."""
     batches: tuple[int, ...] = (1024, 16384, 65536, 262144)
     """Numbers of shoppers at a time."""
@@ -162,7 +169,8 @@ def simulate(config: Config, device: torch.device) -> Iterator[dict[str, Any]]:
             options = {"precision": precision} if env in LEARNED else {}
             moved = sizes(env, device)["moved_bytes"]
             yield {**seat, "what": "moved_bytes", "value": moved}
-            for graphs in (False, True):
+            fixed = make_simulator(env, device=device).shopper.replayable
+            for graphs in (False, True) if fixed else (False,):
                 for batch in config.batches:
                     told = {**seat, "batch": batch, "graphs": graphs}
                     yield from timed(config, env, device, batch, options | {"graphs": graphs}, told)

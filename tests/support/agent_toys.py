@@ -55,10 +55,10 @@ def quick_steps(name: str) -> int:
     return SHOPPERS * (10 + 4 * 6 if name.startswith("ppo") else 12)
 
 
-def small_market() -> SlateSimulator:
+def small_market(device: str = "cpu") -> SlateSimulator:
     """The market with 60 items."""
     config = replace(MARKET, items=60, categories=6, favourites=2)
-    return make_simulator("recsim_env/Market-v0", device="cpu", world=0, config=config)
+    return make_simulator("recsim_env/Market-v0", device=device, world=0, config=config)
 
 
 def tensors_of(part: Any) -> list[Tensor]:
