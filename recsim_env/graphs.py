@@ -10,7 +10,9 @@ replay, and results are copied out after it: they are the caller's to keep, as w
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 import torch
@@ -77,9 +79,25 @@ class Captured(Generic[P, R]):
         self._given = _copied(given)
         args, kwargs = self._given
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with no_collection(), torch.cuda.graph(graph):
             self._result = self._function(*args, **kwargs)
         self._graph = graph
+
+
+@contextmanager
+def no_collection() -> Iterator[None]:
+    """Collect garbage before, and none inside.
+
+    A graph that is thrown away while another one is captured would make that capture fail.
+    """
+    enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class GraphedSimulator(SlateSimulator):

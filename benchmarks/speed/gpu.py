@@ -18,6 +18,7 @@ device has nothing left to do. A turn that runs out of memory is a row without a
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 import time
@@ -185,6 +186,7 @@ def timed(
     told: Mapping[str, Any],
 ) -> Iterator[dict[str, Any]]:
     """Time a crowd: rows of its speed, and of the memory that it takes at most."""
+    gc.collect()  # the crowd before, whose memory would count as this one's
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
     try:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +12,7 @@ import torch
 from torch import Tensor
 
 from recsim_env import make_simulator, trees
-from recsim_env.graphs import Captured, GraphedSimulator
+from recsim_env.graphs import Captured, GraphedSimulator, no_collection
 from recsim_env.shoppers.encoder import attended, attended_once
 from recsim_env.simulator import SlateSimulator
 
@@ -130,6 +132,41 @@ def test_a_captured_function_takes_new_numbers_and_new_shapes() -> None:
         results.append((captured(rows, by), (rows * 2).sum(dim=1)))
     for found, expected in results:  # what was handed out stays as it was
         assert torch.equal(found, expected)
+
+
+@pytest.mark.gpu
+def test_a_graph_that_is_thrown_away_disturbs_no_other_capture() -> None:
+    thresholds = gc.get_threshold()
+    gc.disable()
+    try:
+        played(graphed("Market-v0", "cuda"))  # garbage that holds graphs
+        gc.enable()
+        gc.set_threshold(1, 1, 1)
+        played(graphed("Market-v0", "cuda"))
+    finally:
+        gc.enable()
+        gc.set_threshold(*thresholds)
+
+
+def test_nothing_is_collected_during_a_capture_and_as_before_after_it() -> None:
+    class Ring:
+        """Garbage that only the collector finds."""
+
+        def __init__(self) -> None:
+            self.me = self
+
+    dropped = weakref.ref(Ring())
+    with no_collection():
+        assert dropped() is None
+        assert not gc.isenabled()
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with no_collection():
+            assert not gc.isenabled()
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
 
 
 @dataclass
