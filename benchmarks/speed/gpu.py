@@ -249,32 +249,25 @@ def fit(config: Config, site: Site) -> Iterator[dict[str, Any]]:
         yield {"part": "fit", "what": "slates_per_s", "system": device, "value": value}
 
 
-def measure(config: Config) -> pl.DataFrame:
-    """Measure all parts: rows as in `ROW`.
+def measure(config: Config) -> Iterator[dict[str, Any]]:
+    """Measure all parts: rows with columns of `ROW`.
 
     Raises:
         ValueError: If torch sees no GPU.
     """
     if not torch.cuda.is_available():
         raise ValueError("device is cpu, but this benchmark needs a GPU that torch sees.")
-    device = torch.device("cuda")
-    rows: list[dict[str, Any]] = []
-
-    def noted(found: Iterator[dict[str, Any]]) -> None:
-        for row in found:
-            print({name: value for name, value in row.items() if value is not None}, flush=True)
-            rows.append({name: row.get(name) for name in ROW})
-
     if "tests" in config.parts:
-        noted(tests())
+        yield from tests()
     if "simulate" in config.parts:
-        noted(simulate(config, device))
+        yield from simulate(config, torch.device("cuda"))
     if {"ppo", "fit"} & set(config.parts):
         with TemporaryDirectory() as folder:
             site = opened(config, Path(folder))
-            noted(ppo(config, site) if "ppo" in config.parts else iter(()))
-            noted(fit(config, site) if "fit" in config.parts else iter(()))
-    return pl.DataFrame(rows, schema=ROW)
+            if "ppo" in config.parts:
+                yield from ppo(config, site)
+            if "fit" in config.parts:
+                yield from fit(config, site)
 
 
 # ---- report --------------------------------------------------------------------------------------
@@ -404,10 +397,17 @@ def report(rows: pl.DataFrame) -> Report:
 
 
 def main(config: Config) -> None:
-    """Measure everything, then report."""
+    """Measure everything, then report; where the GPU fails, on what was measured before."""
     run = Run("gpu", config, results=config.results)
-    rows = measure(config)
-    run.publish(rows, report(rows))
+    found: list[dict[str, Any]] = []
+    try:
+        for row in measure(config):
+            print({name: value for name, value in row.items() if value is not None}, flush=True)
+            found.append({name: row.get(name) for name in ROW})
+    finally:
+        if found:
+            rows = pl.DataFrame(found, schema=ROW)
+            run.publish(rows, report(rows))
 
 
 if __name__ == "__main__":

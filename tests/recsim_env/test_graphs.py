@@ -88,10 +88,17 @@ def test_captured_steps_are_those_as_usual(name: str, precision: str) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("name", ["LearnedMarket-v0", "CompleteJourney-v0"])
-def test_many_shoppers_step_in_bfloat16(name: str) -> None:
-    """More than cuDNN's attention takes at once."""
-    simulator = make_simulator(f"recsim_env/{name}", device="cuda", precision="bf16")
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("LearnedMarket-v0", {"precision": "bf16"}),
+        ("CompleteJourney-v0", {"precision": "bf16"}),
+        ("CompleteJourneyVisit-v0", {}),
+    ],
+)
+def test_many_shoppers_step_at_once(name: str, options: dict[str, Any]) -> None:
+    """More than the attention of torch and cuDNN takes at once, 65,535."""
+    simulator = make_simulator(f"recsim_env/{name}", device="cuda", **options)
     simulator.reset(torch.arange(66_000))
     step = simulator.step(simulator.candidates[:, : simulator.slate_size].contiguous())
     assert bool(step.reward.isfinite().all())

@@ -32,6 +32,9 @@ from recsim_env.shoppers.weights import MOST, CheckedConfig, CheckedModel, begin
 
 FIRST_LOGIT = -6.0
 """Logit of every item before training: an item is in about one rest of a basket in 400."""
+TOGETHER = 32_768
+"""Most visits whose carts are read together: from 65,536 on torch's attention on a GPU reads memory
+that is not its own."""
 
 
 class CompletionConfig(CheckedConfig):
@@ -142,8 +145,10 @@ class CartCompletion(CheckedModel):
         inside = F.embedding(cart.clamp(min=0), vectors)
         tokens = torch.cat([first.unsqueeze(1), taste.unsqueeze(1), inside], dim=1)
         padding = F.pad(cart < 0, (2, 0), value=False)
-        found: Tensor = self.attention(tokens, src_key_padding_mask=padding)[:, 0]
-        return found
+        parts = zip(tokens.split(TOGETHER), padding.split(TOGETHER), strict=True)
+        return torch.cat(
+            [self.attention(rows, src_key_padding_mask=mask)[:, 0] for rows, mask in parts]
+        )
 
     def complete(self, visit: Tensor, context: Tensor, cart: Tensor) -> Tensor:
         """Compute the logits (B,) that nothing more comes into the basket.

@@ -73,4 +73,4 @@ def test_a_line_for_each_size() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_it_needs_a_gpu() -> None:
     with pytest.raises(ValueError, match=r"^device is cpu, but this benchmark needs a GPU"):
-        measure(Config())
+        next(measure(Config()))

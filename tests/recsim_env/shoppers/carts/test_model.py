@@ -75,6 +75,15 @@ def test_a_batch_is_its_rows(model: CartCompletion) -> None:
         torch.testing.assert_close(scores(model, own, cart[row : row + 1])[0], together[row])
 
 
+def test_many_visits_are_read_in_parts(
+    model: CartCompletion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, cart = inputs(5), torch.tensor([[1, 5], [2, -1], [-1, -1], [7, 8], [3, 3]])
+    together = scores(model, given, cart)
+    monkeypatch.setattr("recsim_env.shoppers.carts.model.TOGETHER", 2)
+    torch.testing.assert_close(scores(model, given, cart), together)
+
+
 @pytest.mark.parametrize("hidden", ["use_cart", "use_lift"])
 def test_what_is_hidden_changes_nothing(model: CartCompletion, hidden: str) -> None:
     config = CompletionConfig(
