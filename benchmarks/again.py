@@ -45,6 +45,7 @@ from benchmarks.shopper import (
     own_log,
     portrait,
     searches,
+    teacher,
     verdict_cases,
     young_shop,
 )
@@ -117,6 +118,7 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
     "sardine": lambda rows, config, folder: sardine.report(rows),
     "searches": lambda rows, config, folder: searches.report(rows),
     "small": lambda rows, config, folder: small_report.report(rows),
+    "teacher": lambda rows, config, folder: teacher.report(rows),
     "throughput": lambda rows, config, folder: throughput.report(rows),
     "transfer": lambda rows, config, folder: transfer_report.report(
         rows, config["slates"], config["mixture"]

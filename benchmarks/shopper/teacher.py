@@ -15,7 +15,7 @@ an interval holds two sources of error, the households and the seeds of the fits
 
 Every cell has a file of its own: a command that was stopped goes on, and a fit from its last
 checkpoint. On a GPU, all of it: `--bases minilm smollm2 --rows 1000 10000 0 --seeds 0 1 2 --taught
-200000 --negatives 100 --room 256`.
+200000 --negatives 100 --room 256 --together 128`.
 """
 
 from __future__ import annotations
