@@ -141,6 +141,8 @@ class EnvConfig:
             object.__setattr__(self, name, value)
 
 
+OWN = "recsim_env/"
+"""How the ids of this package's environments begin."""
 PRESETS: dict[str, EnvConfig] = {}
 """The configuration of every id that `register` made."""
 
@@ -188,13 +190,17 @@ def register(
 
     Raises:
         TypeError: If a field has the wrong type.
-        ValueError: If a field is out of its range, if the id is no text, or if the folder's verdict
-            on clicks is no.
+        ValueError: If a field is out of its range, if the id is no text or begins as this package's
+            own do, or if the folder's verdict on clicks is no.
         FileNotFoundError: If the folder is missing.
         gymnasium.error.Error: If Gymnasium does not accept the id. In every case nothing is
             registered.
     """
-    checks.text("id", id)
+    if checks.text("id", id).startswith(OWN):
+        raise ValueError(
+            f"id is {id!r}, but ids that begin with {OWN!r} are this package's own: choose "
+            f"another, such as {'shop/' + id.removeprefix(OWN)!r}."
+        )
     shop = ShopFile(HOUSEHOLD)
     if isinstance(shopper, (str, os.PathLike)):
         folder = _check_folder(shopper)

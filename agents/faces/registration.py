@@ -13,7 +13,7 @@ from gymnasium.envs.registration import get_env_id, parse_env_id
 from agents.faces.intents import IntentEnv, IntentVectorEnv
 from agents.faces.masked import MaskedSlateEnv, MaskedSlateVectorEnv
 from recsim_env import checks
-from recsim_env.registration import PRESETS
+from recsim_env.registration import OWN, PRESETS
 
 if TYPE_CHECKING:
     from agents.places import Site
@@ -119,5 +119,5 @@ def _open(place: str, **options: Any) -> Site:
 _opened = functools.lru_cache(maxsize=2)(_open)
 """The places opened last: several environments of one place share its log and ranker."""
 
-for _id in [id for id in PRESETS if id.startswith("recsim_env/")]:
-    register_faces(_id.replace("recsim_env/", "agents/"), _id)
+for _id in [id for id in PRESETS if id.startswith(OWN)]:
+    register_faces(_id.replace(OWN, "agents/"), _id)

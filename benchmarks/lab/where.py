@@ -22,6 +22,7 @@ from benchmarks.lab.threads import THREADS
 from policies.rankers.files import load_ranker
 from recsim_env import checks
 from recsim_env.belief.base import Belief
+from recsim_env.registration import OWN
 from recsim_env.rewards import as_reward
 from recsim_env.settings import Within
 
@@ -165,7 +166,7 @@ class Where(Elsewhere):
             for name in ("options", "reward", "slate_size", "horizon_days", "ranker", "belief")
             if getattr(self, name) is not None
         }
-        if not self.env.startswith("recsim_env/"):
+        if not self.env.startswith(OWN):
             folder = Path(self.env)
             told["env"] = str(folder.resolve()) if folder.is_dir() else self.env
         if not told:

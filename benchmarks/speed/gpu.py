@@ -50,10 +50,10 @@ from benchmarks.lab.stopwatch import Clock
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.speed.needs import sizes
-from benchmarks.speed.players import LEARNED, MARKET, PREFIX, Crowd
+from benchmarks.speed.players import LEARNED, MARKET, Crowd
 from policies.learnable.intents import IntentConfig
 from recsim_env.estimates import Estimate
-from recsim_env.registration import PRESETS, make_simulator
+from recsim_env.registration import OWN, PRESETS, make_simulator
 from recsim_env.settings import NONE_OR_MORE, POSITIVE, Within
 from recsim_env.shoppers.members import PRECISIONS
 from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
@@ -80,11 +80,11 @@ class Config(Results, Checked):
     """Which of the parts are measured."""
     envs: tuple[str, ...] = (
         MARKET,
-        PREFIX + "MarketVisit-v0",
-        PREFIX + "MarketRegulars-v0",
-        PREFIX + "Bundle-v0",
+        OWN + "MarketVisit-v0",
+        OWN + "MarketRegulars-v0",
+        OWN + "Bundle-v0",
         *reversed(LEARNED),
-        PREFIX + "CompleteJourneyVisit-v0",
+        OWN + "CompleteJourneyVisit-v0",
     )
     """Ids of the environments that are timed."""
     batches: tuple[int, ...] = (1024, 16384, 65536, 262144)
@@ -310,7 +310,7 @@ def lines(rows: pl.DataFrame) -> list[dict[str, object]]:
             found.append(
                 {
                     "what": "simulation" if simulated else "PPO, all of it",
-                    "system": str(system).removeprefix(PREFIX),
+                    "system": str(system).removeprefix(OWN),
                     "precision": precision,
                     "batch": batch,
                     "eager": _mean(eager) if len(eager) else None,
@@ -344,7 +344,7 @@ def summarise(rows: pl.DataFrame) -> dict[str, Estimate]:
             mean = mine.group_by("precision", "batch", "graphs").agg(pl.col("value").mean())
             best = mean.sort("value").tail(1)
             values = mine.join(best, on=["precision", "batch", "graphs"], nulls_equal=True)["value"]
-            name = str(system).removeprefix(PREFIX)
+            name = str(system).removeprefix(OWN)
             summary[f"{part}_steps_per_s/{name}"] = _mean(values.to_numpy())
             most = int(mine["batch"].to_numpy().max())
             summary[f"{part}_most_at_once/{name}"] = _mean([float(most)])
@@ -373,7 +373,7 @@ def draw(rows: pl.DataFrame) -> Figure:
                     .agg(pl.col("value").mean())
                     .sort("batch")
                 )
-                label = f"{str(system).removeprefix(PREFIX)} {precision or ''}".strip()
+                label = f"{str(system).removeprefix(OWN)} {precision or ''}".strip()
                 axes.plot(
                     mean["batch"].to_numpy(),
                     mean["value"].to_numpy(),

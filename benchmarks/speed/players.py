@@ -19,8 +19,6 @@ from recsim_env.registration import EnvConfig, make_simulator
 TRANSFORMER, MARKET = "recsim_env/CompleteJourney-v0", "recsim_env/Market-v0"
 LEARNED = (TRANSFORMER, "recsim_env/LearnedMarket-v0")
 """Environments whose shoppers are networks."""
-PREFIX = "recsim_env/"
-"""How the ids of this package's environments begin."""
 
 
 class Player:

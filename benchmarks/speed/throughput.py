@@ -38,7 +38,6 @@ from benchmarks.speed.peers import PEERS
 from benchmarks.speed.players import (
     LEARNED,
     MARKET,
-    PREFIX,
     TRANSFORMER,
     Crowd,
     One,
@@ -47,7 +46,7 @@ from benchmarks.speed.players import (
     bytes_per_shopper,
 )
 from recsim_env.estimates import Estimate
-from recsim_env.registration import PRESETS
+from recsim_env.registration import OWN, PRESETS
 from recsim_env.settings import NONE_OR_MORE, POSITIVE, Within
 from recsim_env.shoppers.members import PRECISIONS
 from recsim_env.types import best_device
@@ -128,7 +127,7 @@ def seats(config: Config, device: torch.device) -> list[Seat]:
     Raises:
         ValueError: If an id is not registered.
     """
-    here = [name for name in PRESETS if name.startswith(PREFIX)]
+    here = [name for name in PRESETS if name.startswith(OWN)]
     if unknown := [name for name in config.envs if name not in here]:
         raise ValueError(f"envs has {unknown}, but there are {here}.")
     envs = list(config.envs) or here
@@ -342,7 +341,7 @@ def lines(rows: pl.DataFrame, summary: dict[str, Estimate]) -> list[dict[str, ob
         one = speed.filter((pl.col("system") == system) & (pl.col("batch") == SINGLE))
         found.append(
             {
-                "system": system.removeprefix(PREFIX),
+                "system": system.removeprefix(OWN),
                 "steps_per_s": summary[f"steps_per_s/{system}"],
                 "batch": best_batch(speed, system) or 1,
                 "single_ms": float((1e3 / one["rate"].to_numpy()).mean()) if len(one) else None,
@@ -404,7 +403,7 @@ def draw(rows: pl.DataFrame) -> Figure:
                 crowds["rate"].to_numpy(),
                 "-o",
                 markersize=3,
-                label=name.removeprefix(PREFIX),
+                label=name.removeprefix(OWN),
             )
 
     log_numbers(axes)

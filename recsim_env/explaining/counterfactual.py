@@ -120,7 +120,8 @@ def without(
     Raises:
         ResetNeeded: As `explain`.
         TypeError: As `explain`, or if `causes` holds anything but causes.
-        ValueError: As `explain`, or if `causes` has not one list for each shopper.
+        ValueError: As `explain`, if `causes` has not one list for each shopper, or if a shopper has
+            no such cause.
     """
     case = _case(simulator, slates)
     batch = len(case.question.slates)
@@ -138,6 +139,15 @@ def without(
     world = case.world(torch.arange(batch, device=simulator.device))
     for name in _chosen(case, sorted({cause.kind for some in asked for cause in some})):
         keys = [[cause.key for cause in some if cause.kind == name] for some in asked]
+        found = KINDS[name].find(case)
+        there = set(zip(found.rows.tolist(), found.keys.tolist(), strict=True))
+        for row, some in enumerate(keys):
+            for key in some:
+                if (row, key) not in there:
+                    raise ValueError(
+                        f"causes[{row}] holds {Cause(name, key)!r}, but that shopper has no such "
+                        "cause: `explain` tells which there are."
+                    )
         for place in range(max(map(len, keys))):
             taken = [some[place] if place < len(some) else NOTHING for some in keys]
             KINDS[name].remove(world, torch.tensor(taken, device=simulator.device))

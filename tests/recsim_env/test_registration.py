@@ -268,6 +268,14 @@ def test_an_id_may_leave_out_what_gymnasium_lets_it(id: str) -> None:
         gymnasium.registry.pop(id, None)
 
 
+def test_an_id_of_this_package_is_never_replaced() -> None:
+    before = PRESETS["recsim_env/Market-v0"]
+    sentence = r"^id is 'recsim_env/Market-v0', but .* choose another, such as 'shop/Market-v0'\.$"
+    with pytest.raises(ValueError, match=sentence):
+        recsim_env.register("recsim_env/Market-v0", make_toy_shopper)
+    assert PRESETS["recsim_env/Market-v0"] is before
+
+
 def test_a_bad_id_raises_and_registers_nothing() -> None:
     with pytest.raises(gymnasium.error.Error):
         recsim_env.register("two words-v0", make_toy_shopper)

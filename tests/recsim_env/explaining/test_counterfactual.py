@@ -225,6 +225,7 @@ def test_kinds_that_are_none_are_refused(kinds: Any, message: str) -> None:
         ([Cause("position", 0)], ValueError, r"causes\[0\] is Cause\(.*\), but it must be a list"),
         ([["position"]], TypeError, r"causes\[0\]\[0\] is 'position', but it must be a Cause"),
         ([[Cause("cart", 0)]], ValueError, "'cart', but MarketShopper has no such causes"),
+        ([[Cause("position", 5)]], ValueError, r"causes\[0\] holds Cause\(.*\), but that shopper"),
     ],
 )
 def test_what_is_no_cause_cannot_be_taken_out(
