@@ -125,6 +125,12 @@ def reads_card(ranker: Ranker, simulator: SlateSimulator) -> bool:
     return isinstance(ranker, HouseholdRanker)
 
 
+def belief_folder(folder: Path, config: SessionFitConfig) -> Path:
+    """The folder in that of a place where a belief is kept that is fitted like this."""
+    told = json.dumps(asdict(config), sort_keys=True)
+    return folder / f"belief-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+
+
 def fitted_belief(
     folder: Path,
     log: Sessions,
@@ -150,8 +156,7 @@ def fitted_belief(
     from recsim_env.shoppers.session.fit import SessionFitConfig  # it imports transformers
 
     config = config or SessionFitConfig()
-    told = json.dumps(asdict(config), sort_keys=True)
-    own = folder / f"belief-{hashlib.sha256(told.encode()).hexdigest()[:8]}"
+    own = belief_folder(folder, config)
     if not (own / SHOP_FILE).is_file():
         with locked(folder, wait=True):
             if not (own / SHOP_FILE).is_file():  # nobody else has fitted it meanwhile

@@ -13,7 +13,9 @@ topics are that they watch, which are not those that they like. A rule that know
 every video shows how much lies beyond clicks now.
 
 A training seed is a whole pipeline: log by a uniform policy, then by ever better exploring rankers;
-fit a CTR ranker on it; tune re-rankers; train PPO. Everything is then evaluated on the same users.
+fit a CTR ranker to it, and the general session model, which believes something about each user;
+tune re-rankers; train PPO. Everything is then evaluated on the same users. With `--no-belief` the
+CTR ranker alone tells what users like.
 The settings are the same for all environments of SARDINE. Run again, it goes on with the training
 seeds and trials that are missing; the users of others cannot be written down, so PPO itself begins
 anew.
@@ -35,6 +37,7 @@ import torch
 from agents.base import TrainingSetup
 from agents.evaluate import evaluate
 from agents.places import seeds
+from agents.places.believing import belief_folder, fitted_belief
 from agents.ppo.agents import PPOComposerConfig, ppo_composer
 from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import TrainingReward
@@ -52,22 +55,30 @@ from benchmarks.lab.tables import markdown
 from benchmarks.lab.tuning import defaults_of, policy_search, trials_of
 from policies import POLICIES, PolicyInputs
 from policies.composer import ComposerConfig
+from policies.inputs import Ranker
 from policies.lasting import lasting_value
 from policies.learnable.sb3 import NetworkConfig
-from policies.rankers.two_tower import TwoTowerRanker, load_two_tower, save_two_tower
+from policies.rankers.belief import BeliefRanker
+from policies.rankers.two_tower import load_two_tower, save_two_tower
 from recsim_env import noise
+from recsim_env.belief.registry import load_belief
 from recsim_env.estimates import Estimate
 from recsim_env.files import made, read_tensors, write_tensors
 from recsim_env.settings import NONE_OR_MORE, POSITIVE, SHARE, Within
 from recsim_env.shoppers.outside import OutsideSpec, environment_seeds, outside_simulator
 from recsim_env.shoppers.outside_catalog import clustered_catalog, topical_catalog
+from recsim_env.shoppers.session.fit import SessionFitConfig
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
 
+NAME = "sardine"
+"""Name of the results with a belief."""
 EVALUATION_SEED = 50_000_000
 """First seed of the evaluation's users, none of whom was met while anything was chosen."""
 ORACLE, RANDOM = "greedy oracle", "random"
 """SARDINE's own two policies."""
+BELIEF_GREEDY = "belief_greedy"
+"""The most clicked items by the belief, where `greedy_ctr` shows those of the two-tower ranker."""
 QUALITY = "quality rule"
 """The rule that knows the quality of RecSim's videos."""
 MAIN, RECSIM = "sardine/SlateTopK-Bored-v0", "recsim/InterestEvolution-v0"
@@ -98,6 +109,14 @@ class Config(Cells, Results):
     clusters: int = 0
     """Number of categories that are clusters of SARDINE's item embeddings. With 0 the categories
     are topics, the largest dimension of each item's embedding."""
+    belief: bool = True
+    """Whether rankers and cues are those of a belief, which is fitted to the log; without it they
+    are those of the two-tower ranker, and the results have a folder of their own,
+    `sardine_two_tower`."""
+    session: SessionFitConfig = field(
+        default_factory=lambda: SessionFitConfig(epochs=4.0, temperaments=16)
+    )
+    """How the model that believes is fitted."""
     log_users: int = 600
     """Number of users of the uniform log, and of each exploring log after it."""
     exploring: int = 3
@@ -141,6 +160,11 @@ class Config(Cells, Results):
     work: Path = Path("runs/sardine")
     """Folder of what was done so far, which is not done again; delete it to start anew."""
 
+    @property
+    def benchmark(self) -> str:
+        """The name of the results."""
+        return NAME if self.belief else f"{NAME}_two_tower"
+
 
 def recsim_ppo(config: Config) -> PPOConfig:
     """The hyper-parameters of PPO on RecSim."""
@@ -177,7 +201,8 @@ def spec_of(config: Config, env: str) -> OutsideSpec:
 
 def folder_of(config: Config, env: str) -> Path:
     """Where the work on an environment is kept."""
-    return config.work / env.rpartition("/")[2]
+    name = env.rpartition("/")[2]
+    return config.work / (name if config.belief else f"{name}-two_tower")
 
 
 # ---- a log and what is learned from it -----------------------------------------------------------
@@ -185,7 +210,7 @@ def folder_of(config: Config, env: str) -> Path:
 
 def inputs_of(
     simulator: SlateSimulator,
-    ranker: TwoTowerRanker | None = None,
+    ranker: Ranker | None = None,
     pool: int = 64,
     lasting: torch.Tensor | None = None,
 ) -> PolicyInputs:
@@ -294,19 +319,28 @@ def pipeline(config: Config, env: str, seed: int, spec: OutsideSpec) -> pl.DataF
             title=f"{env}, seed {seed}",
         )
         write_tensors(kept, {"lasting": lasting_value(log, simulator.catalog)})
+        if config.belief:
+            title = f"{env}, seed {seed}, belief"
+            fitted_belief(folder, log, simulator, config=config.session, title=title)
         save_two_tower(ranker, path)
     lasting = read_tensors(kept)[0]["lasting"]
     inputs = inputs_of(simulator, load_two_tower(path), config.pool, lasting)
-    parts = [
-        rows_of(POLICIES["greedy_ctr"].build(inputs), "greedy_ctr", seed, simulator, config.users)
-    ]
+    greedy = POLICIES["greedy_ctr"]
+    parts = [rows_of(greedy.build(inputs), "greedy_ctr", seed, simulator, config.users)]
+    belief = None
+    if config.belief:
+        held = belief_folder(folder, config.session)
+        belief = load_belief(held, simulator.device, simulator.slate_size)
+        simulator = outside_simulator(spec, belief=belief)
+        inputs = inputs_of(simulator, BeliefRanker(), config.pool, lasting)
+        parts += [rows_of(greedy.build(inputs), BELIEF_GREEDY, seed, simulator, config.users)]
     for name in TUNED:
         best = tune(config, name, simulator, inputs, folder)
         parts.append(
             rows_of(POLICIES[name].build(inputs, best), name, seed, simulator, config.users)
         )
 
-    # the agent, which starts from the same ranker
+    # the agent, which starts from the same ranker and belief
     ours = env != RECSIM
     agent = PPOComposerConfig(
         ppo=config.ppo if ours else recsim_ppo(config),
@@ -318,7 +352,7 @@ def pipeline(config: Config, env: str, seed: int, spec: OutsideSpec) -> pl.DataF
         (config.steps, config.shoppers) if ours else (config.recsim_steps, config.recsim_shoppers)
     )
     learned = ppo_composer(
-        TrainingSetup(outside_simulator(spec), inputs, seed, steps, shoppers), agent
+        TrainingSetup(outside_simulator(spec, belief=belief), inputs, seed, steps, shoppers), agent
     )
     assert learned.sampled is not None
 
@@ -462,8 +496,8 @@ def read_work(cells: Sequence[RowCell]) -> pl.DataFrame:
 
 def main(config: Config) -> None:
     """Measure what is missing, then report; raises as `measure_and_report`."""
-    run = Run("sardine", config, results=config.results)
-    told = settings_of(config, free=("envs", "seeds"))
+    run = Run(config.benchmark, config, results=config.results)
+    told = settings_of(config, free=("envs", "seeds", "belief"))
     measure_and_report(run, config, cells_of(config), report, told, config.work, read_work)
 
 

@@ -20,6 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from recsim_env import checks
+from recsim_env.belief.base import Belief
 from recsim_env.catalog import Catalog
 from recsim_env.registration import ShopperFactory, register
 from recsim_env.rewards import Reward
@@ -413,17 +414,21 @@ def outside_simulator(
     *,
     device: torch.device | str = "cpu",
     history: int = 10,
+    belief: Belief[Any] | None = None,
 ) -> SlateSimulator:
     """Make a simulator over an outside environment.
 
-    The reward is the number of clicks unless another is given.
+    The reward is the number of clicks unless another is given. A belief about its users, where one
+    is given, is part of what is observed.
 
     Raises:
-        ValueError: If the environment does not fit `spec`.
+        ValueError: If the environment does not fit `spec`, or the belief is about other items.
     """
     reward = Reward({"clicks": 1.0}) if reward is None else reward
     shopper = OutsideShopper(spec, best_device(device))
-    return SlateSimulator(shopper, reward, horizon_days=float(spec.visits), history=history)
+    return SlateSimulator(
+        shopper, reward, horizon_days=float(spec.visits), history=history, belief=belief
+    )
 
 
 def outside_shopper(spec: OutsideSpec) -> ShopperFactory:

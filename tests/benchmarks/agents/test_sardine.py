@@ -32,6 +32,7 @@ from policies.slates import filled
 from recsim_env import noise
 from recsim_env.shoppers.outside import OutsideSpec, environment_seeds, outside_simulator
 from recsim_env.types import Observation
+from tests.support.shared_fits import SESSION
 
 USERS = 3
 
@@ -103,7 +104,7 @@ def test_sardine_leaves_the_global_generators_alone(spec: OutsideSpec) -> None:
 @pytest.mark.slow
 def test_the_benchmark_ends_in_figures_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     config = Config(
-        envs=("sardine/SlateRerank-Bored-v0", RECSIM), clusters=3, log_users=16, exploring=1, trials=1,
+        envs=("sardine/SlateRerank-Bored-v0", RECSIM), session=SESSION, clusters=3, log_users=16, exploring=1, trials=1,
         tuning_users=2, seeds=(0,),
         steps=1_000, shoppers=16, ppo=PPOConfig(n_steps=20, batch_size=160),
         recsim_steps=1_000, recsim_shoppers=16,
@@ -113,6 +114,7 @@ def test_the_benchmark_ends_in_figures_and_goes_on_where_it_stopped(tmp_path: Pa
     benchmark.main(config)
     figures = json.loads((tmp_path / "results" / "sardine" / "summary.json").read_text())
     expected = {
+        "slatererank_bored_belief_greedy_return",
         "slatererank_bored_ppo_return",
         "slatererank_bored_greedy_oracle_return",
         "slatererank_bored_random_return",
@@ -136,6 +138,11 @@ def test_the_benchmark_ends_in_figures_and_goes_on_where_it_stopped(tmp_path: Pa
     assert (work / "seed0.parquet").stat().st_mtime_ns == kept
     with pytest.raises(ValueError, match="users"):
         benchmark.main(dataclasses.replace(config, users=USERS + 1))
+    benchmark.main(dataclasses.replace(config, envs=config.envs[:1], belief=False))
+    assert (work / "seed0.parquet").stat().st_mtime_ns == kept
+    plain = json.loads((tmp_path / "results" / "sardine_two_tower" / "summary.json").read_text())
+    assert "slatererank_bored_ppo_return" in plain
+    assert "slatererank_bored_belief_greedy_return" not in plain
 
 
 def test_topics_are_sardines_own(spec: OutsideSpec) -> None:
