@@ -89,7 +89,12 @@ def of_frontier(rows: pl.DataFrame, config: Mapping[str, Any], folder: Path) -> 
     return frontier_report.report(rows, played.weighed, frontier.ENVS[played.env])
 
 
-FRONTIERS = ("frontier", "frontier-marketcontrol-v0-clicks-intra_list_distance")
+FRONTIERS = (
+    "frontier",
+    "frontier-marketcontrol-v0-clicks-intra_list_distance",
+    "frontier-market-v0-clicks-intra_list_distance-kept",
+    "frontier-market-v0-clicks-intra_list_distance-category_entropy-kept",
+)
 """Frontiers of the market, and those of other environments and goals that are kept."""
 REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = {
     "behaviour": lambda rows, config, folder: behaviour.report(rows),
@@ -116,6 +121,7 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
     "portrait": lambda rows, config, folder: portrait.report(rows),
     "ppo_speed": lambda rows, config, folder: ppo_speed.report(rows),
     "sardine": lambda rows, config, folder: sardine.report(rows),
+    "sardine_two_tower": lambda rows, config, folder: sardine.report(rows),
     "searches": lambda rows, config, folder: searches.report(rows),
     "small": lambda rows, config, folder: small_report.report(rows),
     "teacher": lambda rows, config, folder: teacher.report(rows),

@@ -40,14 +40,6 @@ ROWS = (
         "docs/results/shoppers.md",
     ),
     Row(
-        "The same, slates of a logging policy",
-        "fidelity:policy_slate_auc",
-        "gradient boosting on the same features",
-        "fidelity:gbdt_policy_slate_auc",
-        3,
-        "docs/results/shoppers.md",
-    ),
-    Row(
         "Return above tuned MMR, PPO (`CompleteJourney-v0`)",
         "league:journey_ppo_minus_mmr",
         "PPO above the slate that is greedy in the reward",
@@ -70,6 +62,14 @@ ROWS = (
         "league:regulars_ppo_minus_tuned_reranker_share",
         2,
         "docs/results/market.md",
+    ),
+    Row(
+        "Clicks in 100 slates of SARDINE's `SlateTopK-Bored-v0`, PPO on a belief",
+        "sardine:ppo_return",
+        "the tuned rule for everybody, with the same belief and cues",
+        "sardine:constant_budget_return",
+        0,
+        "docs/results/sardine.md",
     ),
     Row(
         "Rank correlation (Kendall) of agents' returns, learned market with true market",
