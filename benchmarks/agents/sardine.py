@@ -113,7 +113,7 @@ class Config(Cells, Results):
     """Whether rankers and cues are those of a belief, which is fitted to the log; without it they
     are those of the two-tower ranker, and the results have a folder of their own,
     `sardine_two_tower`."""
-    session: SessionFitConfig = field(
+    model: SessionFitConfig = field(
         default_factory=lambda: SessionFitConfig(epochs=4.0, temperaments=16)
     )
     """How the model that believes is fitted."""
@@ -321,7 +321,7 @@ def pipeline(config: Config, env: str, seed: int, spec: OutsideSpec) -> pl.DataF
         write_tensors(kept, {"lasting": lasting_value(log, simulator.catalog)})
         if config.belief:
             title = f"{env}, seed {seed}, belief"
-            fitted_belief(folder, log, simulator, config=config.session, title=title)
+            fitted_belief(folder, log, simulator, config=config.model, title=title)
         save_two_tower(ranker, path)
     lasting = read_tensors(kept)[0]["lasting"]
     inputs = inputs_of(simulator, load_two_tower(path), config.pool, lasting)
@@ -329,7 +329,7 @@ def pipeline(config: Config, env: str, seed: int, spec: OutsideSpec) -> pl.DataF
     parts = [rows_of(greedy.build(inputs), "greedy_ctr", seed, simulator, config.users)]
     belief = None
     if config.belief:
-        held = belief_folder(folder, config.session)
+        held = belief_folder(folder, config.model)
         belief = load_belief(held, simulator.device, simulator.slate_size)
         simulator = outside_simulator(spec, belief=belief)
         inputs = inputs_of(simulator, BeliefRanker(), config.pool, lasting)

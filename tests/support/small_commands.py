@@ -173,7 +173,7 @@ def small_own_log(work: Path) -> own_log.Config:
 def small_sardine(work: Path) -> sardine.Config:
     return sardine.Config(
         envs=("sardine/SlateRerank-Bored-v0",),
-        session=MODEL,
+        model=MODEL,
         clusters=3,
         log_users=16,
         exploring=1,

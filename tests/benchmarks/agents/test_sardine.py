@@ -104,7 +104,7 @@ def test_sardine_leaves_the_global_generators_alone(spec: OutsideSpec) -> None:
 @pytest.mark.slow
 def test_the_benchmark_ends_in_figures_and_goes_on_where_it_stopped(tmp_path: Path) -> None:
     config = Config(
-        envs=("sardine/SlateRerank-Bored-v0", RECSIM), session=SESSION, clusters=3, log_users=16, exploring=1, trials=1,
+        envs=("sardine/SlateRerank-Bored-v0", RECSIM), model=SESSION, clusters=3, log_users=16, exploring=1, trials=1,
         tuning_users=2, seeds=(0,),
         steps=1_000, shoppers=16, ppo=PPOConfig(n_steps=20, batch_size=160),
         recsim_steps=1_000, recsim_shoppers=16,
