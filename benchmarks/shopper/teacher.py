@@ -40,7 +40,15 @@ from benchmarks.lab.cold_rows import (
 )
 from benchmarks.lab.command import run_command
 from benchmarks.lab.encoders import encode
-from benchmarks.lab.heldout import Rows, bootstrap, numbered, over_fits, samples_by_fit
+from benchmarks.lab.heldout import (
+    Floats,
+    Rows,
+    bootstrap,
+    mean_of,
+    numbered,
+    over_fits,
+    samples_by_fit,
+)
 from benchmarks.lab.logs import (
     Log,
     ReadsLog,
@@ -391,25 +399,26 @@ def report(rows: pl.DataFrame) -> Report:
     lines: list[dict[str, object]] = []
     summary: dict[str, Estimate] = {}
     for (base, number), own in sorted(rows.group_by("base", "rows"), key=lambda part: str(part[0])):
-        households = int(_mean(own, "head", "households"))
+        by_way = {way: own.filter(pl.col("way") == way) for way in WAYS}
+        households = int(mean_of(by_way["head"], "households"))
         for way in WAYS:
             # What the way scores, and less the head.
             key = f"{base}/{number or 'all'}/{way}"
-            found = {what: samples_by_fit(_rows_of(own, way, what)) for what in METRICS}
+            found = {what: _samples(by_way[way], what) for what in METRICS}
             for what, each in found.items():
                 summary[f"{key}/{what}"] = over_fits(each, households)
                 if way != "head":
-                    less = each - samples_by_fit(_rows_of(own, "head", what))
+                    less = each - _samples(by_way["head"], what)
                     summary[f"{key}/{what}_minus_head"] = over_fits(less, households)
 
             # Its line of the table.
-            ms = 1e3 * _mean(own, way, "seconds")
+            ms = 1e3 * mean_of(by_way[way], "seconds")
             summary[f"{key}/ms"] = Estimate(ms, float("nan"), float("nan"), own["seed"].n_unique())
             lines.append(
                 {
                     "base": f"`{base}`",
                     "rows": f"{number:,}" if number else "all",
-                    "taught": f"{_mean(own, way, 'taught'):,.0f}",
+                    "taught": f"{mean_of(by_way[way], 'taught'):,.0f}",
                     "way": way,
                     "ms": f"{ms:.3g}",
                 }
@@ -434,12 +443,8 @@ def report(rows: pl.DataFrame) -> Report:
     return Report(markdown(lines, headers), summary)
 
 
-def _rows_of(own: pl.DataFrame, way: str, what: str) -> pl.DataFrame:
-    return own.filter(pl.col("way") == way, pl.col("what") == what)
-
-
-def _mean(own: pl.DataFrame, way: str, what: str) -> float:
-    return float(_rows_of(own, way, what)["value"].to_numpy().mean())
+def _samples(own: pl.DataFrame, what: str) -> Floats:
+    return samples_by_fit(own.filter(pl.col("what") == what))
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def explain(
             answers.append(answer)
         rows.append(found.rows)
         speaks.append(kind.speaks(case, found) & case.question.shown[found.rows])
-        for row, key in zip(found.rows.tolist(), found.keys.tolist(), strict=True):
+        for row, key in found.listed():
             item = kind.item(case, row, key)
             causes.append(Cause(name, key))
             names.append(kind.tell(case, row, key))
@@ -136,18 +136,21 @@ def without(
     for row, some in enumerate(asked):
         for at, cause in enumerate(some):
             checks.instance(f"causes[{row}][{at}]", cause, Cause)
+    kinds = _chosen(case, sorted({cause.kind for some in asked for cause in some}))
+    there = {
+        (row, Cause(name, key)) for name in kinds for row, key in KINDS[name].find(case).listed()
+    }
+    for row, cause in [(row, cause) for row, some in enumerate(asked) for cause in some]:
+        if (row, cause) not in there:
+            raise ValueError(
+                f"causes[{row}] holds {cause!r}, but that shopper has no such cause: `explain` "
+                "tells which there are."
+            )
+
+    # One cause of each shopper after the other, kind by kind.
     world = case.world(torch.arange(batch, device=simulator.device))
-    for name in _chosen(case, sorted({cause.kind for some in asked for cause in some})):
+    for name in kinds:
         keys = [[cause.key for cause in some if cause.kind == name] for some in asked]
-        found = KINDS[name].find(case)
-        there = set(zip(found.rows.tolist(), found.keys.tolist(), strict=True))
-        for row, some in enumerate(keys):
-            for key in some:
-                if (row, key) not in there:
-                    raise ValueError(
-                        f"causes[{row}] holds {Cause(name, key)!r}, but that shopper has no such "
-                        "cause: `explain` tells which there are."
-                    )
         for place in range(max(map(len, keys))):
             taken = [some[place] if place < len(some) else NOTHING for some in keys]
             KINDS[name].remove(world, torch.tensor(taken, device=simulator.device))

@@ -51,6 +51,10 @@ class Found:
         rows = there.nonzero().flatten()
         return cls(rows, torch.zeros_like(rows))
 
+    def listed(self) -> list[tuple[int, int]]:
+        """List the row and the key of each."""
+        return list(zip(self.rows.tolist(), self.keys.tolist(), strict=True))
+
 
 class Kind(ABC):
     """A kind of cause, such as the purchases of an item.
