@@ -7,6 +7,7 @@ like the texts of what the shopper bought, which is where an encoder can tell of
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -51,6 +52,16 @@ class ColdRows:
         return ColdRows(*(column[rows] for column in vars(self).values()))
 
 
+def read_rows(examples: Examples, rows: Tensor, *columns: Tensor) -> ColdRows:
+    """Put columns (R, F) that are read of rows (R,) beside their labels."""
+    return ColdRows(
+        torch.cat(columns, dim=1),
+        examples.row_label[rows],
+        examples.row_offset[rows],
+        examples.row_item[rows],
+    )
+
+
 def plain_columns(examples: Examples, rows: Tensor, placements: tuple[int, int]) -> Tensor:
     """Compute all that a head reads of rows (R,) but texts: (R, F)."""
     visits, visit, item = examples.visits, examples.row_visit[rows], examples.row_item[rows]
@@ -69,13 +80,16 @@ def plain_columns(examples: Examples, rows: Tensor, placements: tuple[int, int])
     )
 
 
-def text_columns(examples: Examples, rows: Tensor, vectors: Tensor) -> Tensor:
+def text_columns(
+    examples: Examples, rows: Tensor, vectors: Tensor, sold: Tensor | None = None
+) -> Tensor:
     """Compute what texts tell of rows (R,): directions of the item, likeness to the past.
 
     Args:
         examples: the log
-        rows: the rows
+        rows: the rows, of items that are sold
         vectors: (N, E) of the items' texts
+        sold: (N,) bool, the items whose purchases the shop has seen; None = all
 
     Returns:
         (R, TEXT + 1); the likeness is the cosine of the item, in its `LIKENESS` main directions,
@@ -83,18 +97,25 @@ def text_columns(examples: Examples, rows: Tensor, vectors: Tensor) -> Tensor:
     """
     visit, item = examples.row_visit[rows], examples.row_item[rows]
     centred = main_directions(vectors, LIKENESS)
-    bought, number = past_sums(examples.visits, centred)
+    bought, number = past_sums(examples.visits, centred, sold)
     own = examples.row_stats[rows, 0, COUNT].float()
     left = bought[visit] - own.unsqueeze(1) * centred[item]
     likeness = F.cosine_similarity(left, centred[item]) * (number[visit] > own).float()
     return torch.cat([centred[item, :TEXT], likeness.unsqueeze(1)], dim=1)
 
 
-def past_sums(visits: Visits, vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum the vectors (N, E) of what was bought before each visit: (V, E), and count it: (V,)."""
-    size = visits.starts.diff()
-    each = F.embedding_bag(visits.items, vectors, visits.starts[:-1], mode="sum")
-    sums, count = each.double().cumsum(0) - each, size.cumsum(0) - size
+def past_sums(visits: Visits, vectors: Tensor, sold: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Sum the vectors (N, E) of what was bought before each visit: (V, E), and count it: (V,).
+
+    Items that are not sold (N,) do not count.
+    """
+    counted = torch.ones(len(vectors)) if sold is None else sold.float()
+    each, size = (
+        F.embedding_bag(visits.items, table, visits.starts[:-1], mode="sum").double()
+        for table in (vectors * counted.unsqueeze(1), counted.unsqueeze(1))
+    )
+    size = size.squeeze(1).long()
+    sums, count = each.cumsum(0) - each, size.cumsum(0) - size
     first = torch.arange(len(visits)) - visits.rank  # the shopper's first visit
     return (sums - sums[first]).float(), (count - count[first]).float()
 
@@ -137,7 +158,14 @@ def steps_for(rows: int) -> int:
     return FEW_STEPS if 0 < rows <= FEW else STEPS
 
 
-def fit_head(train: ColdRows, valid: ColdRows, items: int, steps: int, seed: int) -> TextHead:
+def fit_head(
+    train: ColdRows,
+    valid: ColdRows,
+    items: int,
+    steps: int,
+    seed: int,
+    start: TextHead | None = None,
+) -> TextHead:
     """Fit a head, and keep the best of `LOOKS` by the loss on valid rows.
 
     Args:
@@ -146,15 +174,20 @@ def fit_head(train: ColdRows, valid: ColdRows, items: int, steps: int, seed: int
         items: number of items of the catalogue
         steps: steps of AdamW
         seed: seed of weights and batches
+        start: a head to begin with, which is kept where nothing is better, and is not changed
     """
     generator = torch.Generator().manual_seed(seed)
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        head = TextHead(scale_of(train.read), items)
+    if start is None:
+        with torch.random.fork_rng():
+            torch.manual_seed(seed)
+            head = TextHead(scale_of(train.read), items)
+    else:
+        head = copy.deepcopy(start)
     optimiser = torch.optim.AdamW(head.parameters(), lr=RATE, weight_decay=DECAY)
     rate = torch.optim.lr_scheduler.OneCycleLR(optimiser, RATE, total_steps=steps)
     every = max(steps // LOOKS, 1)
-    best, kept = float("inf"), head.state_dict()
+    best = float("inf") if start is None else _loss_on(valid, head)
+    kept = copy.deepcopy(head.state_dict())
     for step in range(1, steps + 1):
         rows = torch.randint(len(train.item), (TOGETHER,), generator=generator)
         optimiser.zero_grad()
@@ -162,11 +195,15 @@ def fit_head(train: ColdRows, valid: ColdRows, items: int, steps: int, seed: int
         optimiser.step()
         rate.step()
         if step % every == 0:
-            with torch.no_grad():
-                logits = head(valid.read) + valid.offset
-                found = float(F.binary_cross_entropy_with_logits(logits, valid.label))
+            found = _loss_on(valid, head)
             if found < best:
-                best = found
-                kept = {name: value.clone() for name, value in head.state_dict().items()}
+                best, kept = found, copy.deepcopy(head.state_dict())
     head.load_state_dict(kept)
     return head
+
+
+@torch.no_grad()
+def _loss_on(valid: ColdRows, head: TextHead) -> float:
+    """The loss of rows whose items nobody knows."""
+    logits = head(valid.read) + valid.offset
+    return float(F.binary_cross_entropy_with_logits(logits, valid.label))

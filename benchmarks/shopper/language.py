@@ -25,10 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
 import polars as pl
 import torch
-from matplotlib.figure import Figure
 from rich.console import Console
 from torch import Tensor
 from tqdm import tqdm
@@ -37,12 +35,14 @@ from benchmarks.lab.cold_rows import (
     ColdRows,
     fit_head,
     plain_columns,
+    read_rows,
     steps_for,
     text_columns,
 )
 from benchmarks.lab.command import run_command
+from benchmarks.lab.encoder_report import METRICS, ROW, encoder_report
 from benchmarks.lab.encoders import ENCODERS, encode
-from benchmarks.lab.heldout import mean_of, numbered, over_fits, samples_by_fit, with_samples
+from benchmarks.lab.heldout import numbered, with_samples
 from benchmarks.lab.logs import (
     Log,
     ReadsLog,
@@ -51,20 +51,14 @@ from benchmarks.lab.logs import (
     sorted_rows,
 )
 from benchmarks.lab.options import Results, Threads
-from benchmarks.lab.plots import intervals, panels
 from benchmarks.lab.run import Report, Run
 from benchmarks.lab.settings import TABLES, check_settings, settings_of
-from benchmarks.lab.tables import markdown
 from benchmarks.lab.threads import use_threads
 from benchmarks.shopper.baselines import platt
-from recsim_env.estimates import Estimate
 from recsim_env.files import read_json, write_json
 from recsim_env.settings import NONE_OR_MORE, Within
 from recsim_env.shoppers.household.examples import Examples
 
-BASES = ("none", "random", "minilm")
-"""Encoders that the others are compared with."""
-METRICS = ("auc", "log_loss")
 COMMON = ("log", "samples")
 """Settings that all cells of an output folder share."""
 
@@ -134,18 +128,6 @@ def main(config: Config) -> None:
 
 # ---- rows ----------------------------------------------------------------------------------------
 
-ROW = {
-    "encoder": pl.String,
-    "rows": pl.Int64,
-    "seed": pl.Int64,
-    "what": pl.String,
-    "n": pl.Int64,
-    "value": pl.Float64,
-}
-"""`rows` 0 means all. `what` is a metric, where `n` 0 is the score itself and the others are
-bootstrap samples of households; `households`; `width` of the encoder's vectors; or `seconds` of the
-processor that a text took."""
-
 
 def play(cells: list[Cell], log: Log, config: Config) -> None:
     """Fit and score cells, encoder by encoder, and write the rows of each."""
@@ -164,12 +146,7 @@ def play(cells: list[Cell], log: Log, config: Config) -> None:
     # The cells of each encoder.
     for encoder, (vectors, seconds) in encoded.items():
         read = [
-            ColdRows(
-                torch.cat([columns, text_columns(hidden, rows, vectors)], dim=1),
-                hidden.row_label[rows],
-                hidden.row_offset[rows],
-                hidden.row_item[rows],
-            )
+            read_rows(hidden, rows, columns, text_columns(hidden, rows, vectors))
             for columns, rows in zip(plain, splits, strict=True)
         ]
         facts = {"width": [float(vectors.shape[1])], "seconds": [seconds]}
@@ -214,98 +191,7 @@ def scored(
 
 def report(rows: pl.DataFrame) -> Report:
     """Make table, summary and figure of the rows."""
-    encoders = [name for name in ENCODERS if name in rows["encoder"].unique()]
-    numbers = sorted(rows["rows"].unique(), key=lambda number: number or np.inf)
-    bases = [base for base in BASES if base in encoders]
-    summary: dict[str, Estimate] = {}
-    for number in numbers:
-        summary |= estimates_of(rows.filter(pl.col("rows") == number), number, encoders, bases)
-
-    # One line an encoder.
-    lines: list[dict[str, object]] = []
-    for encoder in encoders:
-        own = rows.filter(pl.col("encoder") == encoder)
-        ms = round(1e3 * mean_of(own, "seconds"), 1) or None  # of what reads texts
-        line = {"encoder": f"`{encoder}`", "width": int(mean_of(own, "width")), "ms": ms}
-        found = {_told(number): summary[_key(encoder, number, "auc")] for number in numbers}
-        lines.append(line | found)
-    headers = {"encoder": "encoder", "width": "numbers", "ms": "ms a text"}
-    headers |= {_told(number): f"AUC, {_told(number)}" for number in numbers}
-    table = markdown(lines, headers)
-
-    # Differences from each base: of the AUC everywhere, and of the log-loss at most rows.
-    compared = [("auc", number) for number in numbers] + [("log_loss", numbers[-1])]
-    titles = {"auc": "AUC", "log_loss": "log-loss"}
-    for base in bases:
-        lines = [
-            {"encoder": f"`{encoder}`"}
-            | {
-                f"{what}, {number}": summary[f"{_key(encoder, number, what)}_minus_{base}"]
-                for what, number in compared
-            }
-            for encoder in encoders
-            if encoder != base
-        ]
-        headers = {"encoder": f"less `{base}`"} | {
-            f"{what}, {number}": f"{titles[what]}, {_told(number)}" for what, number in compared
-        }
-        table += "\n\n" + markdown(lines, headers) if lines else ""
-    return Report(table, summary, picture(summary, encoders, numbers))
-
-
-def estimates_of(
-    rows: pl.DataFrame, number: int, encoders: list[str], bases: list[str]
-) -> dict[str, Estimate]:
-    """Estimate every metric of every encoder with one number of rows, and less those of bases."""
-    households = int(mean_of(rows, "households"))
-    found: dict[str, Estimate] = {}
-    for what in METRICS:
-        each = {
-            encoder: samples_by_fit(
-                rows.filter(pl.col("encoder") == encoder, pl.col("what") == what)
-            )
-            for encoder in encoders
-        }
-        for encoder in encoders:
-            key = _key(encoder, number, what)
-            found[key] = over_fits(each[encoder], households)
-            for base in bases:
-                if base != encoder:
-                    less = each[encoder] - each[base]
-                    found[f"{key}_minus_{base}"] = over_fits(less, households)
-    return found
-
-
-def _key(encoder: str, number: int, what: str) -> str:
-    """Name a figure in the summary."""
-    return f"{encoder}/{number or 'all'}/{what}"
-
-
-def _told(number: int) -> str:
-    """Tell a number of rows to a person."""
-    return f"{number:,} rows" if number else "all rows"
-
-
-def picture(summary: dict[str, Estimate], encoders: list[str], numbers: list[int]) -> Figure:
-    """Draw the AUC of each encoder over the number of rows."""
-    figure, (axes,) = panels(6, 3.6, 1)
-    places = range(len(numbers))
-    for at, encoder in enumerate(encoders):
-        found = [summary[_key(encoder, number, "auc")] for number in numbers]
-        shift = (at - (len(encoders) - 1) / 2) / 16
-        intervals(
-            axes,
-            [place + shift for place in places],
-            found,
-            colour=f"C{at}",
-            joined=True,
-            label=encoder,
-        )
-    axes.set_xticks(list(places), [f"{number:,}" if number else "all" for number in numbers])
-    axes.set_xlabel("training rows")
-    axes.set_ylabel("AUC of cold items")
-    axes.legend(fontsize=8, frameon=False)
-    return figure
+    return encoder_report(rows, "all")
 
 
 if __name__ == "__main__":

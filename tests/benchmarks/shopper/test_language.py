@@ -16,9 +16,10 @@ from torch import Tensor
 from agents.statistics import critical
 from benchmarks.lab import cold_rows, encoders
 from benchmarks.lab.cold_rows import ColdRows, fit_head, past_sums, text_columns
+from benchmarks.lab.encoder_report import ROW
 from benchmarks.lab.run import read_rows, read_summary
 from benchmarks.shopper import language
-from benchmarks.shopper.language import ROW, Config, report
+from benchmarks.shopper.language import Config, report
 from recsim_env.logs.complete_journey.encoder import mean_states
 from recsim_env.shoppers.household.cold_head import TEXT
 from recsim_env.shoppers.household.memory import LEVELS, STATS
