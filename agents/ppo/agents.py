@@ -26,7 +26,7 @@ from agents.ppo.algorithm import (
     make_ppo,
 )
 from agents.ppo.checkpoints import restore_model, state_of
-from agents.ppo.config import PPOConfig, annealed_rate
+from agents.ppo.config import PPOConfig, annealed_log_std, annealed_rate
 from agents.ppo.goals import check_goals, face_for
 from agents.ppo.polish import Judge, choice_of, judge_of, polish, returns_of
 from agents.ppo.vec_env import SimulatorVecEnv, TrainingReward
@@ -34,7 +34,7 @@ from policies.composer import ComposerConfig
 from policies.goals import checked_goals
 from policies.learnable.autoregressive import AutoregressiveConfig
 from policies.learnable.conditioned import ConditionedConfig
-from policies.learnable.intents import IntentConfig
+from policies.learnable.intents import LOG_STD, IntentConfig
 from policies.learnable.kinds import LEARNABLE
 from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import NetworkConfig
@@ -117,9 +117,17 @@ learns less there: at a spread of e^-1 in place of e^-0.3 the return was lower b
 e^-1.5 without a bonus for entropy by about 3 (one training each)."""
 
 
+FOR_ANY_WEIGHTS = replace(IN_INTENTS, learning_rate=6e-3, ent_coef=0.0)
+"""Hyper-parameters of PPO for any weights of goals: its trainings have many more updates, and at
+twice the rate longer ones end worse (`docs/results/goals.md`)."""
+
+
 @dataclass(frozen=True)
-class PPOComposerConfig(PPOAgentConfig):
-    """Options of PPO over intents; `NetworkConfig.log_std` is the initial width of exploration."""
+class PPOIntentConfig(PPOAgentConfig):
+    """Options that the agents over intents share.
+
+    `NetworkConfig.log_std` is the width of exploration at the start.
+    """
 
     ppo: PPOConfig = IN_INTENTS
     """Hyper-parameters of the PPO algorithm."""
@@ -129,6 +137,25 @@ class PPOComposerConfig(PPOAgentConfig):
     """Sizes and initial values of actor and critic."""
     composer: ComposerConfig = field(default_factory=lambda: ComposerConfig(offset_dims=0))
     """How the agent observes a visit, and how intents become slates."""
+    last_log_std: float | None = None
+    """Log of the width of exploration at the last update, reached linearly: in the end PPO learns
+    which mean is best by itself, and no longer which one is amid wide exploration. None lets PPO
+    learn the width."""
+
+    def __post_init__(self) -> None:
+        """Check every field.
+
+        Raises:
+            ValueError: If a field is outside its range.
+        """
+        super().__post_init__()
+        settle(self, last_log_std=LOG_STD)
+
+
+@dataclass(frozen=True)
+class PPOComposerConfig(PPOIntentConfig):
+    """Options of PPO over intents."""
+
     polished: float = 0.3
     """Share of the steps after the last update with which CMA-ES searches for what to add to the
     intents of all states (`agents.ppo.polish`). 0 leaves them as PPO learned them."""
@@ -144,20 +171,17 @@ class PPOComposerConfig(PPOAgentConfig):
 
 
 @dataclass(frozen=True)
-class PPOConditionedConfig(PPOAgentConfig):
+class PPOConditionedConfig(PPOIntentConfig):
     """Options of PPO over intents for any weights of several goals.
 
     What the policies of the result show without being told weights is for those of the reward.
     """
 
-    ppo: PPOConfig = IN_INTENTS
+    ppo: PPOConfig = FOR_ANY_WEIGHTS
     """Hyper-parameters of the PPO algorithm."""
-    network: NetworkConfig = field(
-        default_factory=lambda: NetworkConfig(actor_hidden=(32,), log_std=-0.3)
-    )
-    """Sizes and initial values of actor and critic."""
-    composer: ComposerConfig = field(default_factory=lambda: ComposerConfig(offset_dims=0))
-    """How the agent observes a visit, and how intents become slates."""
+    last_log_std: float | None = -1.5
+    """Log of the width of exploration at the last update, as no search follows that would find the
+    mean; None lets PPO learn the width."""
     goals: tuple[str, ...] = ()
     """Names of the reward terms that are weighed. By default they are the objectives of the
     simulator, and where it has none the terms of its reward."""
@@ -391,7 +415,7 @@ def untrained_model(
 
 
 def learn_update(model: StockPPO, config: PPOAgentConfig, update: int, updates: int) -> None:
-    """Collect one rollout and update from it, at the annealed learning rate.
+    """Collect one rollout and update from it, at the annealed learning rate and width.
 
     Args:
         model: the model
@@ -403,6 +427,9 @@ def learn_update(model: StockPPO, config: PPOAgentConfig, update: int, updates: 
     model.lr_schedule = FloatSchedule(
         annealed_rate(config.ppo.learning_rate, config.annealed, left)
     )
+    if isinstance(config, PPOIntentConfig) and config.last_log_std is not None:
+        width = annealed_log_std(config.network.log_std, config.last_log_std, left)
+        model.width_schedule = FloatSchedule(width)
     model.learn(config.ppo.n_steps * model.n_envs, reset_num_timesteps=update == 1)
 
 

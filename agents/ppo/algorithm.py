@@ -18,6 +18,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.buffers import RolloutBuffer
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.type_aliases import Schedule
 from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor, nn
 
@@ -43,6 +44,9 @@ class StockPPO(PPO):
 
     policy: SlateActorCritic
     randomness: PrivateRandomness
+    width_schedule: Schedule | None = None
+    """Log of the width of exploration in intents by the share of the training that is left, set
+    before each rollout. None leaves what PPO learned."""
 
     def _setup_model(self) -> None:
         self.randomness = PrivateRandomness()
@@ -56,7 +60,10 @@ class StockPPO(PPO):
         rollout_buffer: RolloutBuffer,
         n_rollout_steps: int,
     ) -> bool:
-        """Fill the buffer as SB3 does, with private randomness."""
+        """Fill the buffer as SB3 does, with private randomness, at the scheduled width."""
+        if self.width_schedule is not None:
+            actor = cast(IntentActor, self.policy.actor)
+            actor.explore(self.width_schedule(self._current_progress_remaining))
         with self.randomness():
             return super().collect_rollouts(env, callback, rollout_buffer, n_rollout_steps)
 

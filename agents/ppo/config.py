@@ -62,3 +62,14 @@ def annealed_rate(rate: float, last: float, left: float) -> float:
         left: share of the training that is left, from 1 to 0
     """
     return rate * (last + (1 - last) * left)
+
+
+def annealed_log_std(first: float, last: float, left: float) -> float:
+    """The log of the width of exploration when a share of the training is left.
+
+    Args:
+        first: that at the start
+        last: that at the end, which is reached linearly
+        left: share of the training that is left, from 1 to 0
+    """
+    return last + (first - last) * left

@@ -1,7 +1,8 @@
 """Several goals in PPO: weights drawn for every episode, a reward and an advantage for each goal.
 
-Every episode draws weights from the uniform distribution on the simplex, a Dirichlet with all
-parameters 1, in goal units (`policies.learnable.conditioned`). The critic tells the value of each
+Every episode draws weights from a Dirichlet with all parameters 1/2, in goal units
+(`policies.learnable.conditioned`): of four goals uniform weights would hardly ever leave one to
+count alone, or two, which is what people ask for first. The critic tells the value of each
 goal, generalised advantages are computed goal by goal, and only then is one number made of them, by
 the weights of the episode:
 
@@ -102,10 +103,9 @@ class ConditionedVecEnv(IntentVecEnv):
         """
         at = self.simulator.episodes
         key = noise.episode_key(at.seed, at.number, stream=noise.Stream.WEIGHTS)
-        # normalised exponential numbers are uniform on the simplex
-        draws = noise.uniform(key, 0, len(self.goal_units))
-        waits = -torch.log1p(-draws).clamp(max=-1e-7)
-        return waits / waits.sum(dim=1, keepdim=True)
+        # squares of normal numbers have a gamma distribution of shape 1/2
+        squares = noise.normal(noise.uniform(key, 0, len(self.goal_units))).square().clamp(min=TINY)
+        return squares / squares.sum(dim=1, keepdim=True)
 
     def goals_of(self, outcome: Outcome, *, expected: bool = False) -> Tensor:
         """What a visit brought of each goal: (B, G) float32, in the goals' own units.

@@ -80,6 +80,11 @@ class IntentActor(nn.Module):
             assert isinstance(last, nn.Linear)
             last.bias.add_(intent.to(last.bias))
 
+    def explore(self, log_std: float) -> None:
+        """Set the log of the standard deviation of every number of an intent."""
+        with torch.no_grad():
+            self.log_std.fill_(log_std)
+
     def scale(self, factor: float) -> None:
         """Multiply the mean of every state by a factor."""
         with torch.no_grad():

@@ -20,6 +20,7 @@ from agents.ppo.config import PPOConfig
 from agents.ppo.vec_env import TrainingReward
 from policies.composer import ComposerConfig
 from policies.learnable.autoregressive import AutoregressiveConfig
+from policies.learnable.intents import ComposerPolicy
 from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env.catalog import Catalog
@@ -271,3 +272,23 @@ def test_a_search_that_gets_no_round_changes_nothing() -> None:
     trained = learn("ppo_composer", steps + 40, polished=0.1)
     assert trained.unpolished is None
     assert torch.equal(shown(trained.policy), shown(learn("ppo_composer", steps).policy))
+
+
+@pytest.mark.parametrize(("last", "told"), [(-1.0, (0.0, -0.5, -1.0)), (None, (0.0, 0.0, 0.0))])
+def test_exploration_narrows_linearly_to_its_last_width(
+    last: float | None, told: tuple[float, float, float]
+) -> None:
+    widths: list[float] = []
+
+    def watch(steps: int, policy: Policy) -> None:
+        assert isinstance(policy, ComposerPolicy)
+        widths.append(float(policy.actor.log_std.detach().mean()))
+
+    still = replace(QUICK, learning_rate=0.0)  # so that nothing but the schedule moves the width
+    setup = replace(two_visit_setup(64 * (10 + 3 * 8)), watch=watch)
+    settings = SHARED | {"ppo": still, "last_log_std": last, "polished": 0.0, "watch_every": 1}
+    trained = AGENTS["ppo_composer"].learn(setup, settings)
+    assert widths[0] == 0.0  # the untrained policy
+    assert widths[1:4] == pytest.approx(told)
+    assert isinstance(trained.sampled, ComposerPolicy)
+    assert float(trained.sampled.actor.log_std.detach().mean()) == pytest.approx(told[-1])

@@ -82,15 +82,18 @@ def test_observations_rewards_and_values_have_a_column_for_each_goal() -> None:
     assert kept["advantages"].shape == (4, 16)
 
 
-def test_weights_are_drawn_for_each_episode_and_are_uniform_on_the_simplex() -> None:
+def test_weights_are_drawn_for_each_episode_and_often_leave_a_goal_alone() -> None:
     env = environment(shoppers=4000, simulator=toy_simulator(items=40))
     seen = env.reset_tensors()
     assert isinstance(seen, dict)
     weights = seen["weights"]
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(4000))
-    # moments of a Dirichlet with three parameters of 1: mean 1/3, variance 1/18
+    # moments of a Dirichlet with three parameters of 1/2: mean 1/3, variance 4/45; the chance that
+    # one of them, a beta with parameters 1/2 and 1, is above .9 is 1 - sqrt(.9)
     torch.testing.assert_close(weights.mean(dim=0), torch.full((3,), 1 / 3), atol=0.02, rtol=0)
-    torch.testing.assert_close(weights.var(dim=0), torch.full((3,), 1 / 18), atol=0.005, rtol=0)
+    torch.testing.assert_close(weights.var(dim=0), torch.full((3,), 4 / 45), atol=0.007, rtol=0)
+    alone = (weights > 0.9).float().mean(dim=0)
+    torch.testing.assert_close(alone, torch.full((3,), 1 - 0.9**0.5), atol=0.015, rtol=0)
 
     # they stay for an episode, and change where another one begins
     step = env.step_tensors(torch.zeros(4000, env.composer.intent_size))
