@@ -42,6 +42,7 @@ from benchmarks.shopper import (
     carts,
     explained,
     language,
+    other_shop,
     own_log,
     portrait,
     searches,
@@ -104,8 +105,7 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
         rows, pl.read_parquet(folder / "curves.parquet")
     ),
     "bundle": lambda rows, config, folder: bundle.report(rows),
-    "cold": lambda rows, config, folder: cold.report(rows),
-    "cold_belief": lambda rows, config, folder: cold.report(rows),
+    **dict.fromkeys(("cold", "cold_belief"), lambda rows, config, folder: cold.report(rows)),
     "constraint": lambda rows, config, folder: constraint.report(rows),
     "compare": lambda rows, config, folder: compare.report(rows),
     "explained": lambda rows, config, folder: explained.report(rows),
@@ -118,11 +118,13 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
     "learning_curves": lambda rows, config, folder: learning_curves.report(rows),
     "live": lambda rows, config, folder: live_report.report(rows),
     "ope": lambda rows, config, folder: ope_report.report(rows),
+    "other_shop": lambda rows, config, folder: other_shop.report(rows),
     "own_log": lambda rows, config, folder: own_log.report(rows, own_log.read_public(folder)),
     "portrait": lambda rows, config, folder: portrait.report(rows),
     "ppo_speed": lambda rows, config, folder: ppo_speed.report(rows),
-    "sardine": lambda rows, config, folder: sardine.report(rows),
-    "sardine_two_tower": lambda rows, config, folder: sardine.report(rows),
+    **dict.fromkeys(
+        ("sardine", "sardine_two_tower"), lambda rows, config, folder: sardine.report(rows)
+    ),
     "searches": lambda rows, config, folder: searches.report(rows),
     "small": lambda rows, config, folder: small_report.report(rows),
     "teacher": lambda rows, config, folder: teacher.report(rows),
