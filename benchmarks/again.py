@@ -96,6 +96,7 @@ FRONTIERS = (
     "frontier-market-v0-clicks-intra_list_distance-kept",
     "frontier-market-v0-clicks-intra_list_distance-category_entropy-kept",
     "frontier-learnedmarket-v0-clicks-intra_list_distance",
+    "frontier-completejourney-v0-clicks-intra_list_distance",
 )
 """Frontiers of the market, and those of other environments and goals that are kept."""
 REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = {
