@@ -47,19 +47,19 @@ class ColdRows:
     offset: Tensor
     item: Tensor
 
+    @classmethod
+    def of(cls, examples: Examples, rows: Tensor, *columns: Tensor) -> ColdRows:
+        """Put columns (R, F) that are read of rows (R,) beside their labels."""
+        return cls(
+            torch.cat(columns, dim=1),
+            examples.row_label[rows],
+            examples.row_offset[rows],
+            examples.row_item[rows],
+        )
+
     def only(self, rows: Tensor) -> ColdRows:
         """Take a part of the rows."""
         return ColdRows(*(column[rows] for column in vars(self).values()))
-
-
-def read_rows(examples: Examples, rows: Tensor, *columns: Tensor) -> ColdRows:
-    """Put columns (R, F) that are read of rows (R,) beside their labels."""
-    return ColdRows(
-        torch.cat(columns, dim=1),
-        examples.row_label[rows],
-        examples.row_offset[rows],
-        examples.row_item[rows],
-    )
 
 
 def plain_columns(examples: Examples, rows: Tensor, placements: tuple[int, int]) -> Tensor:

@@ -51,9 +51,13 @@ class Sizes:
             found = [*found[1:], 0]
         return cls(tuple(found), zero)
 
-    def told(self, number: int) -> str:
+    def name(self, number: int) -> str:
         """Tell a number to a person."""
-        return f"{number:,} rows" if number else f"{self.zero} rows"
+        return f"{number:,}" if number else self.zero
+
+    def told(self, number: int) -> str:
+        """Tell a number of rows to a person."""
+        return f"{self.name(number)} rows"
 
     def key(self, encoder: str, number: int, what: str) -> str:
         """Name a figure in the summary."""
@@ -79,12 +83,12 @@ def encoder_report(
         summary |= estimates_of(own, number, encoders, bases, sizes)
 
     # One line an encoder.
+    told = {number: sizes.told(number) for number in sizes.numbers}
     lines: list[dict[str, object]] = []
     for encoder in encoders:
         own = rows.filter(pl.col("encoder") == encoder)
         ms = round(1e3 * mean_of(own, "seconds"), 1) or None  # of what reads texts
         line = {"encoder": f"`{encoder}`", "width": int(mean_of(own, "width")), "ms": ms}
-        told = {number: sizes.told(number) for number in sizes.numbers}
         found = {name: summary[sizes.key(encoder, at, "auc")] for at, name in told.items()}
         lines.append(line | found)
     headers = {"encoder": "encoder", "width": "numbers", "ms": "ms a text"}
@@ -150,7 +154,7 @@ def picture(summary: dict[str, Estimate], encoders: list[str], sizes: Sizes, axi
             joined=True,
             label=encoder,
         )
-    axes.set_xticks(list(places), [sizes.told(one).split()[0] for one in sizes.numbers])
+    axes.set_xticks(list(places), [sizes.name(one) for one in sizes.numbers])
     axes.set_xlabel(axis)
     axes.set_ylabel("AUC of cold items")
     axes.legend(fontsize=8, frameon=False)

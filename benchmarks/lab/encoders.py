@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +124,22 @@ ENCODERS: dict[str, Callable[[list[str]], Tensor]] = {
     "smollm2": smollm2,
 }
 """The ladder: name -> texts (n) to vectors (n, E)."""
+
+
+def encode_all(
+    encoders: Iterable[str], texts: list[str], folder: Path
+) -> dict[str, tuple[Tensor, float]]:
+    """Encode texts by several encoders, each once, as `encode` does: by name.
+
+    The vectors lie in a folder, a file each.
+
+    Raises:
+        ValueError, ImportError, RuntimeError: As `encode`.
+    """
+    return {
+        name: encode(name, texts, folder / f"{name}.safetensors")
+        for name in dict.fromkeys(encoders)
+    }
 
 
 def encode(encoder: str, texts: list[str], path: Path) -> tuple[Tensor, float]:

@@ -22,42 +22,26 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
 
 import polars as pl
-import torch
-from rich.console import Console
-from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.lab.cold_rows import (
-    ColdRows,
-    fit_head,
-    plain_columns,
-    read_rows,
-    steps_for,
-    text_columns,
-)
+from benchmarks.lab.cold_rows import fit_head, steps_for
 from benchmarks.lab.command import run_command
-from benchmarks.lab.encoder_report import METRICS, ROW, encoder_report
-from benchmarks.lab.encoders import ENCODERS, encode
-from benchmarks.lab.heldout import numbered, with_samples
-from benchmarks.lab.logs import (
-    Log,
-    ReadsLog,
-    cold_splits,
-    opened_log,
-    sorted_rows,
-)
+from benchmarks.lab.encoder_report import ROW, encoder_report
+from benchmarks.lab.encoders import ENCODERS, encode_all
+from benchmarks.lab.heldout import numbered
+from benchmarks.lab.logs import Log, ReadsLog
+from benchmarks.lab.on_log import fit_and_report
 from benchmarks.lab.options import Results, Threads
-from benchmarks.lab.run import Report, Run
-from benchmarks.lab.settings import TABLES, check_settings, settings_of
-from benchmarks.lab.threads import use_threads
-from benchmarks.shopper.baselines import platt
-from recsim_env.files import read_json, write_json
+from benchmarks.lab.run import Report
+from benchmarks.lab.settings import settings_of
+from benchmarks.shopper.cold_log import ColdLog, first_rows
+from recsim_env.files import write_json
 from recsim_env.settings import NONE_OR_MORE, Within
-from recsim_env.shoppers.household.examples import Examples
 
 COMMON = ("log", "samples")
 """Settings that all cells of an output folder share."""
@@ -106,24 +90,21 @@ def main(config: Config) -> None:
         ImportError: If a package that an encoder needs is missing.
         RuntimeError: If a wheel that an encoder lies in cannot be fetched.
     """
-    use_threads(config.threads)
-    run, console = Run("language", config, results=config.results), Console()
-    told = settings_of(config, only=COMMON)
-    check_settings(config.output, told, free=(TABLES,))
     cells = [
         Cell(encoder, rows, seed)
         for encoder in config.encoders
         for rows in config.rows
         for seed in config.seeds
     ]
-    missing = [cell for cell in cells if not cell.path(config.output).exists()]
-    if missing:
-        outputs = {"output": config.output, "results": run.folder}
-        log = opened_log(config.log, outputs, told, console)
-        play(missing, log, config)
-    found = [row for cell in cells for row in read_json(cell.path(config.output))]
-    table = pl.DataFrame(found, schema=ROW)
-    run.publish(table, report(table))
+    fit_and_report(
+        "language",
+        config,
+        settings_of(config, only=COMMON),
+        {cell: [cell.path(config.output)] for cell in cells},
+        partial(play, config=config),
+        ROW,
+        report,
+    )
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -132,58 +113,20 @@ def main(config: Config) -> None:
 def play(cells: list[Cell], log: Log, config: Config) -> None:
     """Fit and score cells, encoder by encoder, and write the rows of each."""
     # Vectors of all texts come first, as it is here that something may be missing.
-    folder, texts = config.output / "vectors", list(log.catalog.text)
-    encoded = {
-        name: encode(name, texts, folder / f"{name}.safetensors")
-        for name in dict.fromkeys(cell.encoder for cell in cells)
-    }
+    names, texts = (cell.encoder for cell in cells), list(log.catalog.text)
+    encoded = encode_all(names, texts, config.output / "vectors")
 
-    # Rows of the train weeks, and those of cold items in the other weeks.
-    hidden = log.examples(cold_hidden=True)
-    splits = cold_splits(log, hidden)
-    plain = [plain_columns(hidden, rows, log.facts.placements) for rows in splits]
-
-    # The cells of each encoder.
+    cold = ColdLog.of(log)
     for encoder, (vectors, seconds) in encoded.items():
-        read = [
-            read_rows(hidden, rows, columns, text_columns(hidden, rows, vectors))
-            for columns, rows in zip(plain, splits, strict=True)
-        ]
+        shop = cold.shop(vectors)
         facts = {"width": [float(vectors.shape[1])], "seconds": [seconds]}
         own = [cell for cell in cells if cell.encoder == encoder]
         for cell in tqdm(own, desc=encoder, unit="cell"):
-            values = scored(cell, read, splits, hidden, config) | facts
+            taught = first_rows(shop.train, cell.rows, cell.seed) if cell.rows else shop.train
+            head = fit_head(taught, shop.valid, cold.items, steps_for(cell.rows), cell.seed)
+            values = cold.scores(head, shop, config.samples) | facts
             place = {"encoder": encoder, "rows": cell.rows, "seed": cell.seed}
             write_json(cell.path(config.output), numbered(values, **place))
-
-
-def scored(
-    cell: Cell,
-    read: list[ColdRows],
-    splits: tuple[Tensor, ...],
-    hidden: Examples,
-    config: Config,
-) -> dict[str, list[float]]:
-    """Fit the head of a cell, calibrate it on the valid weeks, and score it on the test weeks.
-
-    Rows of the train, valid and test weeks are given as the head reads them, and by their indices
-    in the examples, in whose histories cold items are hidden.
-
-    Returns:
-        The score and its bootstrap samples, by metric, and the number of households.
-    """
-    train, valid, test = read
-    taught = train
-    if cell.rows:
-        drawn = torch.randperm(len(train.item), generator=torch.Generator().manual_seed(cell.seed))
-        taught = train.only(drawn[: cell.rows])
-    head = fit_head(taught, valid, len(hidden.first[0]), steps_for(cell.rows), cell.seed)
-    with torch.no_grad():
-        on_valid, on_test = head(valid.read), head(test.read)
-    scale, shift = platt(on_valid, valid.label, hidden.row_weight[splits[1]])
-    table = sorted_rows(hidden, splits[2], on_test * scale + shift)
-    values = with_samples(table, METRICS, samples=config.samples)
-    return values | {"households": [float(table.households)]}
 
 
 # ---- report --------------------------------------------------------------------------------------

