@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,16 @@ FACTS = LogFacts(
 """As different from those of the Complete Journey as can be."""
 
 
-def write_shop(folder: Path, seed: int = 0) -> Catalog:
+def write_shop(folder: Path, seed: int = 0, cold: int | None = None) -> Catalog:
     """Write every table of a log, and return the catalogue.
 
-    Nine of ten items are promoted in each store and week.
+    Nine of ten items are promoted in each store and week. The first of every `cold` items is cold;
+    None marks none.
     """
     rng = np.random.default_rng(seed)
     catalog = Catalog.synthetic(ITEMS, 5, 8, torch.Generator().manual_seed(seed))
+    if cold is not None:
+        catalog = replace(catalog, cold=torch.arange(ITEMS) % cold == 0)
     catalog.save(folder)
     FACTS.write(folder)
     favourites = np.stack([rng.permutation(ITEMS)[:FAVOURITES] for _ in range(SHOPPERS)])

@@ -7,12 +7,10 @@ them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from agents.ppo.agents import PPOComposerConfig
 from agents.ppo.config import PPOConfig
@@ -42,7 +40,7 @@ from recsim_env.shoppers.session.fit import SessionFitConfig, fit_session
 from recsim_env.shoppers.session.population import save_session
 from recsim_env.shoppers.session.starts import Logged
 from tests.support import plain_logs
-from tests.support.fake_log import ITEMS, write_shop
+from tests.support.fake_log import write_shop
 
 PPO = PPOConfig(n_steps=4, batch_size=32, n_epochs=1)
 NETWORK = NetworkConfig((8,), (8,))
@@ -207,8 +205,7 @@ def small_history(work: Path) -> history.Config:
     """Two shoppers of a log that is written where it is missing."""
     log = Path("log")
     if not log.exists():
-        catalog = write_shop(log)
-        replace(catalog, cold=torch.arange(ITEMS) % 8 == 0).save(log)
+        write_shop(log, cold=8)
     return history.Config(
         windows=(2,),
         without_counters=(6,),

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import torch
 
 from agents.statistics import critical
 from benchmarks.lab.logs import Log
@@ -18,7 +17,7 @@ from benchmarks.shopper.ablation import difference
 from recsim_env.shoppers.household.examples import Examples
 from recsim_env.shoppers.household.fit import FinetuneConfig, Scores, new_shopper, score
 from recsim_env.shoppers.household.model import SlateShopper
-from tests.support.fake_log import ITEMS, write_shop
+from tests.support.fake_log import write_shop
 
 SMALL = FinetuneConfig(
     hidden_size=16, layers=1, window=8, head_size=16, pretrain_epochs=0.1, epochs=0.1
@@ -29,8 +28,7 @@ SMALL = FinetuneConfig(
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A log in which every eighth item is cold."""
     path = tmp_path_factory.mktemp("log")
-    catalog = write_shop(path)
-    replace(catalog, cold=torch.arange(ITEMS) % 8 == 0).save(path)
+    write_shop(path, cold=8)
     return path
 
 

@@ -3,7 +3,6 @@
 import json
 import math
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,7 @@ from recsim_env.shoppers.household.examples import Examples
 from recsim_env.shoppers.household.fit import FinetuneConfig, new_shopper
 from recsim_env.shoppers.household.model import ROW_KINDS
 from recsim_env.shoppers.household.peaks import SHOP_TABLES
-from tests.support.fake_log import ITEMS, write_shop
+from tests.support.fake_log import write_shop
 
 SMALL = FinetuneConfig(
     hidden_size=16, layers=1, window=8, head_size=16, pretrain_epochs=0.1, epochs=0.1
@@ -39,8 +38,7 @@ SMALL = FinetuneConfig(
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A log in which every eighth item is cold."""
     path = tmp_path_factory.mktemp("log")
-    catalog = write_shop(path)
-    replace(catalog, cold=torch.arange(ITEMS) % 8 == 0).save(path)
+    write_shop(path, cold=8)
     return path
 
 

@@ -15,7 +15,7 @@ from benchmarks.shopper.history import Config, Variant
 from recsim_env.shoppers.household.fit import FinetuneConfig
 from recsim_env.shoppers.household.model import SlateShopper
 from recsim_env.shoppers.weights import load_model
-from tests.support.fake_log import ITEMS, write_shop
+from tests.support.fake_log import write_shop
 
 SMALL = FinetuneConfig(hidden_size=16, layers=1, head_size=16, pretrain_epochs=0.0, epochs=0.1)
 
@@ -24,8 +24,7 @@ def test_variants_are_fitted_once_and_timed_each_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A window changes nothing but the window, and bytes grow by one visit's keys and values."""
-    catalog = write_shop(tmp_path / "log")
-    replace(catalog, cold=torch.arange(ITEMS) % 8 == 0).save(tmp_path / "log")
+    write_shop(tmp_path / "log", cold=8)
     config = Config(
         windows=(2, 6),
         without_counters=(6,),

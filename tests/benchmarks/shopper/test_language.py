@@ -24,7 +24,7 @@ from recsim_env.logs.complete_journey.encoder import mean_states
 from recsim_env.shoppers.household.cold_head import TEXT
 from recsim_env.shoppers.household.memory import LEVELS, STATS
 from recsim_env.shoppers.household.replay import Visits
-from tests.support.fake_log import ITEMS, write_shop
+from tests.support.fake_log import write_shop
 
 VECTORS = torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]])
 
@@ -144,12 +144,15 @@ def test_what_reads_the_language_model_is_named_before_anything_is_fetched(
     assert list(tmp_path.iterdir()) == []
 
 
-def lines(encoder: str, seed: int, auc: list[float]) -> list[dict[str, Any]]:
-    place = {"encoder": encoder, "rows": 0, "seed": seed}
+def lines(
+    encoder: str, seed: int, auc: list[float], households: int = 9, **further: object
+) -> list[dict[str, Any]]:
+    """The rows of a fit, with further columns."""
+    place = {"encoder": encoder, "rows": 0, "seed": seed, **further}
     facts: dict[str, list[float]] = {
         "auc": auc,
         "log_loss": [0.1, 0.1, 0.2],
-        "households": [9],
+        "households": [households],
         "width": [3],
         "seconds": [1],
     }
@@ -191,12 +194,14 @@ def test_the_spread_of_seeds_widens_an_interval_and_one_seed_has_none() -> None:
     assert math.isnan(one.high)
 
 
+def fit_in_few_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in (("STEPS", 12), ("FEW_STEPS", 12), ("TOGETHER", 64)):
+        monkeypatch.setattr(cold_rows, name, value)
+
+
 def test_a_tiny_run_fits_each_cell_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    catalog = write_shop(tmp_path / "log")
-    replace(catalog, cold=torch.arange(ITEMS) % 4 == 0).save(tmp_path / "log")
-    monkeypatch.setattr(cold_rows, "STEPS", 12)
-    monkeypatch.setattr(cold_rows, "FEW_STEPS", 12)
-    monkeypatch.setattr(cold_rows, "TOGETHER", 64)
+    write_shop(tmp_path / "log", cold=4)
+    fit_in_few_steps(monkeypatch)
     config = Config(
         encoders=("none", "random"),
         rows=(100, 0),

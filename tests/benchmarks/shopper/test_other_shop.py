@@ -2,19 +2,17 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
 import torch
 
-from benchmarks.lab import cold_rows
 from benchmarks.lab.cold_rows import ColdRows, fit_head, past_sums
 from benchmarks.lab.run import read_rows, read_summary
 from benchmarks.shopper import other_shop
 from benchmarks.shopper.other_shop import COLUMNS, Config, report
-from tests.benchmarks.shopper.test_language import VECTORS, visits
-from tests.support.fake_log import ITEMS, write_shop
+from tests.benchmarks.shopper.test_language import VECTORS, fit_in_few_steps, lines, visits
+from tests.support.fake_log import write_shop
 
 
 def test_a_shop_knows_no_purchases_of_what_it_does_not_sell() -> None:
@@ -41,28 +39,12 @@ def test_a_fit_that_goes_on_keeps_its_start_where_nothing_is_better() -> None:
     assert torch.equal(start.state_dict()["last.weight"], before["last.weight"])
 
 
-def lines(department: str, encoder: str, auc: list[float], households: int) -> list[dict[str, Any]]:
-    facts: dict[str, list[float]] = {
-        "auc": auc,
-        "log_loss": auc,
-        "households": [households],
-        "width": [3],
-        "seconds": [1],
-    }
-    place = {"department": department, "encoder": encoder, "rows": 0, "seed": 0}
-    return [
-        {**place, "what": what, "n": n, "value": float(value)}
-        for what, values in facts.items()
-        for n, value in enumerate(values)
-    ]
-
-
 def test_departments_count_alike_and_are_told_one_by_one() -> None:
     rows = [
-        *lines("deli", "none", [0.5, 0.5, 0.6], 4),
-        *lines("deli", "minilm", [0.9, 0.8, 0.9], 4),
-        *lines("meat", "none", [0.7, 0.5, 0.8], 400),
-        *lines("meat", "minilm", [0.7, 0.7, 0.8], 400),
+        *lines("none", 0, [0.5, 0.5, 0.6], 4, department="deli"),
+        *lines("minilm", 0, [0.9, 0.8, 0.9], 4, department="deli"),
+        *lines("none", 0, [0.7, 0.5, 0.8], 400, department="meat"),
+        *lines("minilm", 0, [0.7, 0.7, 0.8], 400, department="meat"),
     ]
     found = report(pl.DataFrame(rows, schema=COLUMNS))
     assert found.summary["none/no/auc"].value == pytest.approx(0.6)
@@ -73,11 +55,8 @@ def test_departments_count_alike_and_are_told_one_by_one() -> None:
 
 
 def test_a_tiny_run_fits_each_cell_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    catalog = write_shop(tmp_path / "log")
-    replace(catalog, cold=torch.arange(ITEMS) % 4 == 0).save(tmp_path / "log")
-    monkeypatch.setattr(cold_rows, "STEPS", 12)
-    monkeypatch.setattr(cold_rows, "FEW_STEPS", 12)
-    monkeypatch.setattr(cold_rows, "TOGETHER", 64)
+    write_shop(tmp_path / "log", cold=4)
+    fit_in_few_steps(monkeypatch)
     config = Config(
         departments=("department 0", "department 1"),
         encoders=("none", "random"),

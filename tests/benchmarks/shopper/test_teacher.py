@@ -18,7 +18,7 @@ from benchmarks.shopper import teacher
 from benchmarks.shopper.baselines import logistic, platt
 from benchmarks.shopper.teacher import ROW, WAYS, Config, Part, offset_of, report, taught_rows
 from tests.benchmarks.lab.test_teacher import write_model
-from tests.support.fake_log import ITEMS, write_shop
+from tests.support.fake_log import write_shop
 
 
 def examples(purchases: int, others: int, weight: float) -> Any:
@@ -98,8 +98,7 @@ def test_differences_are_paired_with_the_head_of_the_same_seed() -> None:
 
 @pytest.mark.slow
 def test_a_tiny_run_fits_each_cell_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    catalog = write_shop(tmp_path / "log")
-    replace(catalog, cold=torch.arange(ITEMS) % 4 == 0).save(tmp_path / "log")
+    write_shop(tmp_path / "log", cold=4)
     folder = write_model(tmp_path / "tiny")
     monkeypatch.setitem(lab.BASES, "minilm", Base(lambda: folder, ("query", "value")))
     monkeypatch.setitem(encoders.ENCODERS, "minilm", encoders.random)
