@@ -26,7 +26,7 @@ from agents.ppo.algorithm import (
     make_ppo,
 )
 from agents.ppo.checkpoints import restore_model, state_of
-from agents.ppo.config import PPOConfig, annealed_log_std, annealed_rate
+from agents.ppo.config import NARROWED, PPOConfig, annealed, annealed_rate
 from agents.ppo.goals import check_goals, face_for
 from agents.ppo.polish import Judge, choice_of, judge_of, polish, returns_of
 from agents.ppo.vec_env import SimulatorVecEnv, TrainingReward
@@ -34,7 +34,7 @@ from policies.composer import ComposerConfig
 from policies.goals import checked_goals
 from policies.learnable.autoregressive import AutoregressiveConfig
 from policies.learnable.conditioned import ConditionedConfig
-from policies.learnable.intents import LOG_STD, IntentConfig
+from policies.learnable.intents import IntentConfig
 from policies.learnable.kinds import LEARNABLE
 from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import NetworkConfig
@@ -137,10 +137,10 @@ class PPOIntentConfig(PPOAgentConfig):
     """Sizes and initial values of actor and critic."""
     composer: ComposerConfig = field(default_factory=lambda: ComposerConfig(offset_dims=0))
     """How the agent observes a visit, and how intents become slates."""
-    last_log_std: float | None = None
-    """Log of the width of exploration at the last update, reached linearly: in the end PPO learns
-    which mean is best by itself, and no longer which one is amid wide exploration. None lets PPO
-    learn the width."""
+    narrowed: float = 0.0
+    """By how much the log of the width of exploration falls until the last update, linearly: in the
+    end PPO learns which mean is best by itself, and no longer which one is amid wide exploration. 0
+    lets PPO learn the width."""
 
     def __post_init__(self) -> None:
         """Check every field.
@@ -149,7 +149,7 @@ class PPOIntentConfig(PPOAgentConfig):
             ValueError: If a field is outside its range.
         """
         super().__post_init__()
-        settle(self, last_log_std=LOG_STD)
+        settle(self, narrowed=NARROWED)
 
 
 @dataclass(frozen=True)
@@ -179,9 +179,9 @@ class PPOConditionedConfig(PPOIntentConfig):
 
     ppo: PPOConfig = FOR_ANY_WEIGHTS
     """Hyper-parameters of the PPO algorithm."""
-    last_log_std: float | None = -1.5
-    """Log of the width of exploration at the last update, as no search follows that would find the
-    mean; None lets PPO learn the width."""
+    narrowed: float = 1.2
+    """By how much the log of the width of exploration falls until the last update, as no search
+    follows that would find the mean. 0 lets PPO learn the width."""
     goals: tuple[str, ...] = ()
     """Names of the reward terms that are weighed. By default they are the objectives of the
     simulator, and where it has none the terms of its reward."""
@@ -427,9 +427,9 @@ def learn_update(model: StockPPO, config: PPOAgentConfig, update: int, updates: 
     model.lr_schedule = FloatSchedule(
         annealed_rate(config.ppo.learning_rate, config.annealed, left)
     )
-    if isinstance(config, PPOIntentConfig) and config.last_log_std is not None:
-        width = annealed_log_std(config.network.log_std, config.last_log_std, left)
-        model.width_schedule = FloatSchedule(width)
+    if isinstance(config, PPOIntentConfig) and config.narrowed:
+        first = config.network.log_std
+        model.width_schedule = FloatSchedule(annealed(first, first - config.narrowed, left))
     model.learn(config.ppo.n_steps * model.n_envs, reset_num_timesteps=update == 1)
 
 

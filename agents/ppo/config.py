@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from policies.parameters import tunable
-from recsim_env.settings import AMOUNT, ONE_OR_MORE, POSITIVE, SHARE, settle
+from recsim_env.settings import AMOUNT, ONE_OR_MORE, POSITIVE, SHARE, Within, settle
+
+NARROWED = Within(0.0, 20.0)
+"""Legal falls of the log of a standard deviation in a training."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +56,17 @@ class PPOConfig:
         )
 
 
+def annealed(first: float, last: float, left: float) -> float:
+    """What falls or rises linearly, when a share of the training is left.
+
+    Args:
+        first: its value at the start
+        last: its value at the end
+        left: share of the training that is left, from 1 to 0
+    """
+    return last + (first - last) * left
+
+
 def annealed_rate(rate: float, last: float, left: float) -> float:
     """The learning rate when a share of the training is left: it falls linearly from 1 to `last`.
 
@@ -61,15 +75,4 @@ def annealed_rate(rate: float, last: float, left: float) -> float:
         last: factor on it at the end
         left: share of the training that is left, from 1 to 0
     """
-    return rate * (last + (1 - last) * left)
-
-
-def annealed_log_std(first: float, last: float, left: float) -> float:
-    """The log of the width of exploration when a share of the training is left.
-
-    Args:
-        first: that at the start
-        last: that at the end, which is reached linearly
-        left: share of the training that is left, from 1 to 0
-    """
-    return last + (first - last) * left
+    return rate * annealed(1, last, left)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from agents import AGENTS
-from agents.ppo.agents import PPOComposerConfig, PPOConditionedConfig
-from agents.ppo.config import PPOConfig
+from agents.ppo.agents import PPOComposerConfig, PPOIntentConfig
+from agents.ppo.config import NARROWED, PPOConfig
 from agents.ppo.monitor import MonitorConfig
 from agents.ppo.vec_env import TrainingReward
 from benchmarks.lab.checked import Checked
@@ -16,7 +16,6 @@ from benchmarks.lab.ppo.limit import LimitOptions
 from benchmarks.lab.where import Here, Where
 from policies.composer import ComposerConfig
 from policies.learnable.autoregressive import AutoregressiveConfig
-from policies.learnable.intents import LOG_STD
 from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import NetworkConfig
 from recsim_env.settings import SHARE, put, settle
@@ -55,10 +54,10 @@ class Config(Checked):
     annealed: float = PPOComposerConfig().annealed
     """Factor on the learning rate at the end, reached linearly from 1; 1 keeps the rate
     constant."""
-    last_log_std: float | None = None
-    """Log of the width of exploration in intents at the end, reached linearly from
-    `network.log-std`. By default it is -1.5 for `conditioned`, and the others learn their width;
-    agents over slates have none."""
+    narrowed: float | None = None
+    """By how much the log of the width of exploration in intents falls until the end, linearly from
+    `network.log-std`; 0 lets PPO learn the width. By default it is that which is registered for the
+    agent; agents over slates have none."""
     polished: float = PPOComposerConfig().polished
     """Share of the visits with which, after PPO, CMA-ES searches for what to add to the intents of
     all states; 0 leaves them as PPO learned them. Only `composer` and `constrained` have such a
@@ -91,11 +90,12 @@ class Config(Checked):
                 f"constraint.{self.constraint.told[0]} is told, but agent is {self.agent!r}: only "
                 f"{CONSTRAINED!r} has a limit."
             )
-        settle(self, annealed=SHARE, polished=SHARE, last_log_std=LOG_STD)
+        settle(self, annealed=SHARE, polished=SHARE, narrowed=NARROWED)
+        registered = AGENTS[f"ppo_{self.agent}"].config()
         if self.ppo == PPOComposerConfig().ppo:
-            put(self, ppo=AGENTS[f"ppo_{self.agent}"].config().ppo)
-        if self.last_log_std is None and self.agent == "conditioned":
-            put(self, last_log_std=PPOConditionedConfig().last_log_std)
+            put(self, ppo=registered.ppo)
+        if self.narrowed is None and isinstance(registered, PPOIntentConfig):
+            put(self, narrowed=registered.narrowed)
 
 
 def kind_of(config: Config) -> str:

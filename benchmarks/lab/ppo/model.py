@@ -10,7 +10,7 @@ from pathlib import Path
 from agents import TrainingSetup
 from agents.places.site import Site, is_slow
 from agents.ppo.algorithm import SlatePPO, make_ppo
-from agents.ppo.config import annealed_log_std, annealed_rate
+from agents.ppo.config import annealed, annealed_rate
 from agents.ppo.constrained import ConstrainedConfig, face_of, planned_for, reference_of
 from agents.ppo.goals import face_for
 from agents.ppo.vec_env import SimulatorVecEnv
@@ -102,7 +102,7 @@ def make_model(training: Training) -> SlatePPO:
         device=setup.simulator.device,
     )
     model.lr_schedule = partial(annealed_rate, config.ppo.learning_rate, config.annealed)
-    if LEARNABLE[kind_of(config)].intents and config.last_log_std is not None:
-        first, last = config.network.log_std, config.last_log_std
-        model.width_schedule = partial(annealed_log_std, first, last)
+    if LEARNABLE[kind_of(config)].intents and config.narrowed:
+        first = config.network.log_std
+        model.width_schedule = partial(annealed, first, first - config.narrowed)
     return model

@@ -274,9 +274,9 @@ def test_a_search_that_gets_no_round_changes_nothing() -> None:
     assert torch.equal(shown(trained.policy), shown(learn("ppo_composer", steps).policy))
 
 
-@pytest.mark.parametrize(("last", "told"), [(-1.0, (0.0, -0.5, -1.0)), (None, (0.0, 0.0, 0.0))])
+@pytest.mark.parametrize(("narrowed", "told"), [(1.0, (0.0, -0.5, -1.0)), (0.0, (0.0, 0.0, 0.0))])
 def test_exploration_narrows_linearly_to_its_last_width(
-    last: float | None, told: tuple[float, float, float]
+    narrowed: float, told: tuple[float, float, float]
 ) -> None:
     widths: list[float] = []
 
@@ -286,7 +286,7 @@ def test_exploration_narrows_linearly_to_its_last_width(
 
     still = replace(QUICK, learning_rate=0.0)  # so that nothing but the schedule moves the width
     setup = replace(two_visit_setup(64 * (10 + 3 * 8)), watch=watch)
-    settings = SHARED | {"ppo": still, "last_log_std": last, "polished": 0.0, "watch_every": 1}
+    settings = SHARED | {"ppo": still, "narrowed": narrowed, "polished": 0.0, "watch_every": 1}
     trained = AGENTS["ppo_composer"].learn(setup, settings)
     assert widths[0] == 0.0  # the untrained policy
     assert widths[1:4] == pytest.approx(told)
