@@ -31,7 +31,7 @@ import torch
 from agents.evaluate import evaluate
 from agents.places import REPORTED_SEED, Site, seeds
 from agents.places.exploring import fit_ranker, policy_inputs
-from agents.statistics import paired_difference
+from agents.statistics import estimate_mean, paired_difference
 from benchmarks.lab.command import run_command
 from benchmarks.lab.contenders import HAND, TUNED, contender
 from benchmarks.lab.markets import MARKETS, MarketWorld
@@ -62,7 +62,13 @@ CLEAN, BOTS, SHILLING = "clean", "bots", "shilling"
 ACCOUNTS = 1_919
 """The seed that draws the accounts: not one by which a fit draws its validation episodes."""
 AGENTS = ("greedy_ctr", TUNED)
-SCORES = ("ranker_auc", "ranker_log_loss", "shopper_auc", "shopper_nll")
+HEADERS = {
+    "ranker_auc": "ranker: AUC",
+    "ranker_log_loss": "log-loss",
+    "shopper_auc": "fitted shopper: AUC",
+    "shopper_nll": "NLL of a visit",
+}
+"""Scores on accounts of which all are shoppers, and how the table names them."""
 
 
 @dataclass(frozen=True)
@@ -260,28 +266,34 @@ def report(rows: pl.DataFrame) -> Report:
     summary: dict[str, Estimate] = {}
     drawn: list[tuple[str, Estimate, str]] = []
     clean = rows.filter(pl.col("kind") == CLEAN)
+    headers = {"accounts": "accounts that are no shoppers"} | HEADERS
     for (kind, share), own in rows.group_by("kind", "share", maintain_order=True):
-        line: dict[str, object] = {"accounts": kind, "share": share}
-        for name in SCORES:
-            value = one_value(own, name)
-            summary[f"{kind}-{share:g}/{name}"] = Estimate(value, n=1)
-            line[name.replace("_", " ")] = f"{value:.4f}"
+        name = f"{kind}-{share:g}"
+        line: dict[str, object] = {"accounts": "none" if kind == CLEAN else f"{share:.0%} {kind}"}
+        for what in HEADERS:
+            summary[f"{name}/{what}"] = Estimate(one_value(own, what), n=1)
+            line[what] = f"{one_value(own, what):.4f}"
         for agent in AGENTS:
-            line[f"{agent}: return"] = float(returns(own, agent).to_numpy().mean())
+            key = agent.replace(" ", "_")
+            earned = estimate_mean(returns(own, agent).to_numpy())
             less = paired_difference(returns(own, agent), returns(clean, agent))
-            line["less clean" if agent == AGENTS[0] else "less clean "] = (
-                "" if kind == CLEAN else less
-            )
-            shilled = one_value(own, "shilled", agent)
-            line["shilled" if agent == AGENTS[0] else "shilled "] = f"{shilled:.3f}"
-            summary[f"{kind}-{share:g}/{agent.replace(' ', '_')}_shilled"] = Estimate(shilled, n=1)
+            shilled = Estimate(one_value(own, "shilled", agent), n=1)
+            summary |= {f"{name}/{key}_return": earned, f"{name}/{key}_shilled": shilled}
+            line |= {key: earned, f"{key}_less": None, f"{key}_shilled": f"{shilled.value:.1%}"}
+            headers |= {
+                key: f"`{agent}`: return",
+                f"{key}_less": "less that of a clean log",
+                f"{key}_shilled": "shows the pushed category",
+            }
             if kind != CLEAN:
-                summary[f"{kind}-{share:g}/{agent.replace(' ', '_')}_less_clean"] = less
+                summary[f"{name}/{key}_less_clean"] = line[f"{key}_less"] = less
                 colour = BLUE if agent == TUNED else GREY
                 drawn.append((f"{share:.0%} {kind}: {agent}", less, colour))
         lines.append(line)
-    label = "return in the true market, less with the clean log"
-    return Report(markdown(lines), summary, level_intervals(drawn, label, mark=0, ink=GREY))
+    label = "return in the true market, less that of a clean log"
+    return Report(
+        markdown(lines, headers), summary, level_intervals(drawn, label, mark=0, ink=GREY)
+    )
 
 
 def one_value(rows: pl.DataFrame, what: str, agent: str = "") -> float:

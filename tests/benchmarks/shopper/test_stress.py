@@ -11,7 +11,7 @@ from benchmarks.shopper.stress import (
     AGENTS,
     BOTS,
     CLEAN,
-    SCORES,
+    HEADERS,
     SHILLING,
     report,
     stressed,
@@ -82,7 +82,7 @@ def test_a_clean_log_stays_as_it_is() -> None:
 def test_returns_are_compared_shopper_by_shopper() -> None:
     rows = []
     for kind, share, lost in ((CLEAN, 0.0, 0.0), (SHILLING, 0.2, 3.0)):
-        told = [{"agent": "", "episode": -1, "what": name, "value": 0.5} for name in SCORES]
+        told = [{"agent": "", "episode": -1, "what": name, "value": 0.5} for name in HEADERS]
         for agent in AGENTS:
             told.append({"agent": agent, "episode": -1, "what": "shilled", "value": 0.1})
             told += [
@@ -94,3 +94,6 @@ def test_returns_are_compared_shopper_by_shopper() -> None:
     less = found.summary["shilling-0.2/greedy_ctr_less_clean"]
     assert (less.value, less.low, less.high) == (-3.0, -3.0, -3.0)
     assert found.table.count("\n") == 4
+    assert found.summary["clean-0/greedy_ctr_return"].value == 10.0
+    assert "| none | 0.5000 | 0.5000 | 0.5000 | 0.5000 |" in found.table
+    assert "| 20% shilling |" in found.table
