@@ -46,6 +46,7 @@ from benchmarks.shopper import (
     own_log,
     portrait,
     searches,
+    stress,
     teacher,
     verdict_cases,
     young_shop,
@@ -128,6 +129,7 @@ REPORTS: dict[str, Callable[[pl.DataFrame, Mapping[str, Any], Path], Report]] = 
     ),
     "searches": lambda rows, config, folder: searches.report(rows),
     "small": lambda rows, config, folder: small_report.report(rows),
+    "stress": lambda rows, config, folder: stress.report(rows),
     "teacher": lambda rows, config, folder: teacher.report(rows),
     "throughput": lambda rows, config, folder: throughput.report(rows),
     "transfer": lambda rows, config, folder: transfer_report.report(
