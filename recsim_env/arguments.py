@@ -39,7 +39,7 @@ def checked_newcomers(newcomers: Any, shopper: Shopper[Any] | None = None) -> fl
     if found > 0 and shopper is not None and not shopper.serves_newcomers:
         raise ValueError(
             f"newcomers is {found}, but {name_of(shopper)} has no shoppers with a history here, so "
-            "that it must be 0."
+            "that it must be 0; those of a log have one with starts='history'."
         )
     return found
 

@@ -278,6 +278,8 @@ def checked_items(
     shapes = [(*batch, width) for width in simulator.widths]
     expected = " or ".join(map(str, shapes))
     array = _as_array(action, name, expected)
+    if array.dtype == object:
+        raise TypeError(f"{name} is {checks.told(action)}, but it must hold whole numbers (int64).")
     if array.dtype.kind not in "iu":
         raise TypeError(
             f"{name} has the dtype {array.dtype}, but it must hold whole numbers (int64)."

@@ -129,7 +129,7 @@ def first_held_out(log: Grown, share: float) -> int:
     Raises:
         ValueError: If the new rows are of one day, or no held-out slate has a click.
     """
-    new = log.impressions.filter(pl.col("day") >= log.first_new)
+    new = log.used().filter(pl.col("day") >= log.first_new)
     day = int(new["day"].quantile(1 - share, interpolation="nearest") or 0)
     day = max(day, log.first_new + 1)
     held = new.filter(pl.col("day") >= day)
@@ -353,7 +353,9 @@ def _write(
 
 def report(log: Grown, first: int, changes: list[Change]) -> str:
     """Say what changed, for `update.md`."""
-    new = log.impressions.filter(pl.col("day") >= log.first_new)
+    used = log.used()
+    new = used.filter(pl.col("day") >= log.first_new)
+    left_out = len(log.impressions) - len(used)
     held = new.filter(pl.col("day") >= first)
     lines = [
         {
@@ -371,7 +373,18 @@ def report(log: Grown, first: int, changes: list[Change]) -> str:
         f"{log.first_new} on. The {len(held):,} from day {first} on were held out; the others were "
         "learned from. Scores are of clicks on held-out slates; a part that did not get better "
         "stays as it was. The verdicts in shop.json are those of the first fit.\n\n"
+        f"{_left_out(log, left_out)}"
         f"{markdown(lines, digits=4)}"
+    )
+
+
+def _left_out(log: Grown, slates: int) -> str:
+    """Say how many slates of users with long histories were not used."""
+    if not slates:
+        return ""
+    return (
+        f"Of every user the last {log.most_steps:,} slates are used: {slates:,} older ones are "
+        "left out.\n\n"
     )
 
 

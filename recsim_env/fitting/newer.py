@@ -45,13 +45,21 @@ class Grown:
     slate_size: int
     """K, that of the shop."""
     most_steps: int
-    """Number of slates of a user that are used at most, the first ones."""
+    """Number of slates of a user that are used at most, the last ones."""
+
+    def used(self, before: int | None = None) -> pl.DataFrame:
+        """Return the last slates of every user before a day; None means of the whole log.
+
+        A fit keeps the first ones, for users begin as newcomers; an update is about the newest.
+        """
+        rows = self.impressions.sort(IMPRESSIONS.key)
+        if before is not None:
+            rows = timed(rows.filter(pl.col("day") < before), before - 1)
+        return rows.filter(pl.int_range(pl.len(), 0, -1).over("shopper") <= self.most_steps)
 
     def sessions(self, before: int | None = None) -> Sessions:
         """Make the episodes of all users, as if the log ended before a day; None means never."""
-        rows, declared = self.impressions, self.declared
-        if before is not None:
-            rows = timed(rows.filter(pl.col("day") < before), before - 1)
+        rows, declared = self.used(before), self.declared
         if declared is not None:
             declared = declared.join(rows.select("shopper").unique(), on="shopper", how="semi")
         return Sessions.of(rows, declared, slate_size=self.slate_size, most_steps=self.most_steps)

@@ -192,7 +192,10 @@ def _warnings(plain: PlainLog, kind: str, counts: Mapping[str, Any]) -> list[str
     """Say what looks wrong in times, slates and features."""
     table, said = plain.impressions, list(plain.problems)
     if "user" not in plain.columns:
-        said.append("The log has no users: every row is taken for a user of its own.")
+        said.append(
+            "The log has no column user: every row is taken for a user of its own. Where users "
+            "have another name, say so with columns, as in 'user=customer'."
+        )
     if "click" not in plain.columns:
         said.append("The log has no clicks: every row is taken for one.")
     elif kind == FEEDBACK_KIND and not plain.problems:

@@ -28,7 +28,8 @@ EXPLAINED = {
     ),
     "Leaving": "The chance of leaving after a slate, beside a table of leave rates.",
     "Predicted over observed clicks": (
-        "1 is right. At the first slate nothing but the slate itself tells policies from each "
+        "1 is right. First slates are those of all users, those who were learned from among them. "
+        "There nothing but the slate itself tells policies from each "
         "other, so differences there mean that policies used what the log does not hold, or what "
         "the model has not learned."
     ),

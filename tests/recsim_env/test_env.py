@@ -266,7 +266,7 @@ def test_what_is_handed_out_and_in_is_not_shared() -> None:
         ([1, float("nan"), 4, 5], TypeError, "action has the dtype float64"),
         ([True, False, True, True], TypeError, "action has the dtype bool"),
         (["1", "2", "4", "5"], TypeError, "action has the dtype <U1"),
-        (None, TypeError, "action has the dtype object"),
+        (None, TypeError, "action is None, but it must hold whole numbers"),
     ],
 )
 def test_a_bad_action_raises(action: Any, error: type[Exception], message: str) -> None:

@@ -61,7 +61,8 @@ def searched(training: Training, model: SlatePPO) -> bool:
     most = training.sizes.polished
     if not most:
         return False
-    print(f"{training.title}: a search of at most {most:,} visits follows.")
+    together = f"{model.num_timesteps + most:,} with those of PPO"
+    print(f"{training.title}: a search of at most {most:,} visits follows, {together}.")
     search = polish_within if training.constrained else polish
     better = search(training.setup, model, most)[0]
     if better:

@@ -12,7 +12,6 @@ from recsim_env.logs.plain.values import (
     CLICK_EXPECTED,
     EARLIEST,
     LATEST,
-    TIME_EXPECTED,
     clock,
     deeds,
 )
@@ -93,7 +92,9 @@ def read_rows(
         .rename({"number": "item"})
     )
     rows = rows if rows[ROW].is_sorted() else rows.sort(ROW)
-    _check_rows(source, columns, rows, len(items), catalog)
+    _check_rows(
+        source, columns, rows, f"one of the {len(items):,} items of {catalog}", times.expected
+    )
     notes = [times.said]
     if "cart" in columns:
         rows = _with_carts(source, columns["cart"], rows, items, catalog)
@@ -102,15 +103,15 @@ def read_rows(
 
 
 def _check_rows(
-    source: Source, columns: Mapping[str, str], rows: pl.DataFrame, items: int, catalog: str
+    source: Source, columns: Mapping[str, str], rows: pl.DataFrame, item: str, time: str
 ) -> None:
     """Raise LogError at the first row whose item, time, page, position or propensity is wrong."""
     naive = pl.col("time").dt.replace_time_zone(None)
     rules = {
-        "item": (pl.col("item").is_null(), f"one of the {items:,} items of {catalog}"),
+        "item": (pl.col("item").is_null(), item),
         "timestamp": (
             pl.col("time").is_null() | ~naive.is_between(EARLIEST, LATEST, closed="left"),
-            TIME_EXPECTED,
+            time,
         ),
         "page": (pl.col("page").is_null() | (pl.col("page") < 0), _WHOLE),
         "position": (pl.col("position").is_null() | (pl.col("position") < 0), _WHOLE),

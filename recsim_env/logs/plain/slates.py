@@ -215,8 +215,9 @@ def _joined(rows: pl.DataFrame) -> pl.DataFrame:
         pl.col(ROW).first(),
     ]
     if "policy" in has:  # several hands in one slate are none that is known
-        mixed = pl.col("policy").n_unique() > 1
-        wanted.append(pl.when(~mixed).then(pl.col("policy").first()).alias("policy"))
+        told = pl.col("policy").drop_nulls()
+        mixed = told.n_unique() > 1
+        wanted.append(pl.when(~mixed).then(told.first()).alias("policy"))
         wanted.append(mixed.alias("mixed"))
     if "propensity" in has:
         known = pl.col("propensity").null_count() == 0

@@ -78,7 +78,7 @@ class Source:
         """
         value = self.value(column, row)
         value = value.to_list() if isinstance(value, pl.Series) else value
-        found = "nothing" if value is None else checks.told(value)
+        found = "nothing (empty or NaN)" if value is None else checks.told(value)
         more = f" (and {rows - 1:,} more)" if rows > 1 else ""
         below = " Rows count from 0, below the header." if self.headed else ""
         return LogError(

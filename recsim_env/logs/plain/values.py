@@ -19,6 +19,10 @@ TIME_EXPECTED = (
     "a time from 1971 to 2199, written YYYY-MM-DD HH:MM:SS or as a number of seconds, "
     "milliseconds, microseconds or nanoseconds since 1970"
 )
+ZONED_EXPECTED = (
+    "a time from 1971 to 2199 with its zone, which other rows have, written "
+    "YYYY-MM-DD HH:MM:SS+02:00"
+)
 CLICK_EXPECTED = "0 or 1, true or false, yes or no, or a count"
 _YES, _NO = {"true", "t", "yes", "y"}, {"false", "f", "no", "n"}
 _UNITS = ((1e11, "s", 10**6), (1e14, "ms", 10**3), (1e17, "us", 1), (math.inf, "ns", 10**-3))
@@ -29,7 +33,7 @@ _WRITTEN_OTHERWISE = 10_000  # distinct texts of a click column at most
 
 
 def read_deed(text: object) -> float | None:
-    """Read a click or a purchase: how often, 0 where not; None where it says neither."""
+    """Read a click or a purchase: how often, 0 where not; None where it says no whole number."""
     word = str(text).strip().lower()
     if word in _YES or word in _NO:
         return float(word in _YES)
@@ -37,7 +41,7 @@ def read_deed(text: object) -> float | None:
         count = float(word)
     except ValueError:
         return None
-    return count if count >= 0 and math.isfinite(count) else None
+    return count if count >= 0 and count.is_integer() else None
 
 
 def deeds(column: pl.Series) -> tuple[pl.Series, bool, bool]:
@@ -52,7 +56,8 @@ def deeds(column: pl.Series) -> tuple[pl.Series, bool, bool]:
     values = column.unique().drop_nulls()
     if column.dtype.is_numeric():
         real = column.cast(pl.Float64)
-        done = pl.select(pl.when((real >= 0) & real.is_finite()).then(real > 0)).to_series()
+        whole = (real >= 0) & real.is_finite() & (real == real.floor())
+        done = pl.select(pl.when(whole).then(real > 0)).to_series()
         return done, bool((real > 1).any()), False
     told = {text: read_deed(text) for text in values.head(_WRITTEN_OTHERWISE)}
     meant = {text: None if count is None else count > 0 for text, count in told.items()}
@@ -72,6 +77,8 @@ class Clock:
     repeats stays two; null where it cannot be read."""
     said: str
     """What was done, as a sentence."""
+    expected: str = TIME_EXPECTED
+    """What a message says of a value that cannot be read."""
 
 
 def clock(column: str, sample: pl.Series, zone: str | None) -> Clock:
@@ -128,7 +135,7 @@ def _of_texts(column: str, sample: pl.Series, local: str) -> Clock:
     text = pl.col(column).str.strip_chars()
     if sample.str.contains(_ZONED).any():
         time = text.str.to_datetime(time_unit="us", time_zone="UTC", strict=False)
-        return Clock(_local(time, local), _said("Times say their zone", local))
+        return Clock(_local(time, local), _said("Times say their zone", local), ZONED_EXPECTED)
     time = text.str.to_datetime(time_unit="us", strict=False)
     return Clock(time, "Times have no zone and are taken as the shop's local time.")
 

@@ -132,6 +132,25 @@ def test_old_and_new_rows_are_one_log(shop: Path) -> None:
     assert float(before.watched.max()) <= 20 - 1 - 6
 
 
+def test_of_users_with_long_histories_the_newest_slates_are_used(shop: Path) -> None:
+    goods = load_session(shop / "shop", torch.device("cpu"), 5).catalog
+    whole = grown(shop / "shop", shop / "new.parquet", shop / "items.csv", goods)
+    short = dataclasses.replace(whole, most_steps=7)
+    sessions = short.sessions()
+    days = whole.impressions.filter(pl.col("shopper") == 0).sort("day")["day"].to_list()
+    assert len(days) == 10
+    assert days_of(sessions)[0, :7].tolist() == days[-7:]
+    first = update.first_held_out(short, 0.3)
+    same = update.Score(0.9, 0.7)
+    changes = [update.Change("ranker", same, same)]
+    page = update.report(short, first, changes)
+    assert "240 new slates of 40 users" in page  # those of the six newest visits of each
+    assert "the last 7 slates are used: 120 older ones are left out" in page  # 3 of 40 users
+    assert "left out" not in update.report(whole, first, changes)
+    # before a day they are the last ones before it
+    assert days_of(short.sessions(days[8]))[0, :7].tolist() == days[1:8]
+
+
 def test_new_users_get_numbers_of_their_own(shop: Path, tmp_path: Path) -> None:
     goods = load_session(shop / "shop", torch.device("cpu"), 5).catalog
     rows = later(20, users=3, visits=2).with_columns(

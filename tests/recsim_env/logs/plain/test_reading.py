@@ -324,6 +324,9 @@ def test_scenarios_policies_and_propensities() -> None:
     assert mine["propensity"].to_list() == [None] * 4 + [pytest.approx(5 * np.log(0.5))] * 4
     assert table(plain)["scenario"].unique().to_list() == ["home"]
     assert said(plain, "1 slates name several policies")
+    blank = edited(rows, 25, policy=None)  # a row that does not say is none that says otherwise
+    plain = read_plain(blank, catalog())
+    assert table(plain).filter(pl.col("shopper") < 2)["policy"].to_list() == ["a"] * 8
 
 
 # ---- columns, users and items --------------------------------------------------------------------
