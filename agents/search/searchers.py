@@ -34,8 +34,9 @@ class Searcher(Protocol):
 class Covariance:
     """CMA-ES: a Gaussian whose mean and covariance follow the better half of what it drew.
 
-    See Hansen 2016, "The CMA evolution strategy: a tutorial". The finalists are its last means,
-    which average over many intents and are less lucky than the best intent that was drawn.
+    See Hansen 2016, "The CMA evolution strategy: a tutorial". The finalists are the average of the
+    means of the second half of the rounds, and its last means. A mean is less lucky than the best
+    intent that was drawn; yet that of a single round follows the luck of its shoppers.
 
     Args:
         size: length A of an intent
@@ -70,8 +71,10 @@ class Covariance:
         self._means.append(np.array(self._strategy.mean))
 
     def finalists(self, most: int) -> Tensor:
-        """The last means, the newest first: (F, A) float32."""
-        return torch.from_numpy(np.stack(self._means[::-1][:most])).float()
+        """The average of the later half of the means, then the last, the newest first."""
+        later = self._means[(len(self._means) + 1) // 2 :] or self._means
+        found = [np.mean(later, axis=0), *self._means[::-1]]
+        return torch.from_numpy(np.stack(found[:most])).float()
 
 
 class Parzen:

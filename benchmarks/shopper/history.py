@@ -82,7 +82,7 @@ class Config(ReadsLog, Cells, Results):
         default_factory=lambda: FinetuneConfig(pretrain_epochs=0.0, epochs=0.5)
     )
     """Settings of every training; window and counters are those of each variant. The default of
-    half a pass from nothing keeps the command within an hour."""
+    half a pass from nothing keeps the command within half an hour."""
     output: Path = Path("runs/history")
     """Folder of the fitted shoppers and of their scores. A command that was stopped goes on from
     there."""

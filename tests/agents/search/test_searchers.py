@@ -68,9 +68,11 @@ def test_parzen_begins_at_0_and_keeps_to_its_box_and_its_finalists_are_its_best(
     torch.testing.assert_close(searcher.finalists(5), asked[order[:5]])
 
 
-def test_the_finalists_of_the_strategy_are_its_means_and_not_its_luckiest_draws() -> None:
+def test_the_finalists_of_the_strategy_are_means_and_not_its_luckiest_draws() -> None:
     searcher = covariance()
-    asked = torch.cat(searched(searcher, 3))
+    asked = torch.cat(searched(searcher, 4))
     found = searcher.finalists(10)
-    assert len(found) == 3
+    assert len(found) == 5
+    torch.testing.assert_close(found[0], found[1:3].mean(dim=0))  # those of the second half
+    assert torch.equal(searcher.finalists(1), found[:1])
     assert not any(torch.equal(mean, one) for mean in found for one in asked)
