@@ -71,7 +71,7 @@ class Covariance:
         self._means.append(np.array(self._strategy.mean))
 
     def finalists(self, most: int) -> Tensor:
-        """The average of the later half of the means, then the last, the newest first."""
+        """The average of the later means, then the last ones, the newest first: (F, A) float32."""
         later = self._means[(len(self._means) + 1) // 2 :] or self._means
         found = [np.mean(later, axis=0), *self._means[::-1]]
         return torch.from_numpy(np.stack(found[:most])).float()

@@ -355,7 +355,6 @@ def report(log: Grown, first: int, changes: list[Change]) -> str:
     """Say what changed, for `update.md`."""
     used = log.used()
     new = used.filter(pl.col("day") >= log.first_new)
-    left_out = len(log.impressions) - len(used)
     held = new.filter(pl.col("day") >= first)
     lines = [
         {
@@ -368,23 +367,17 @@ def report(log: Grown, first: int, changes: list[Change]) -> str:
         }
         for one in changes
     ]
+    older = len(log.impressions) - len(used)
+    left_out = (
+        f"Of every user the last {log.most_steps:,} slates are used: {older:,} older ones are left "
+        "out.\n\n"
+    )
     return (
         f"# Update\n\n{len(new):,} new slates of {new['shopper'].n_unique():,} users, from day "
         f"{log.first_new} on. The {len(held):,} from day {first} on were held out; the others were "
         "learned from. Scores are of clicks on held-out slates; a part that did not get better "
         "stays as it was. The verdicts in shop.json are those of the first fit.\n\n"
-        f"{_left_out(log, left_out)}"
-        f"{markdown(lines, digits=4)}"
-    )
-
-
-def _left_out(log: Grown, slates: int) -> str:
-    """Say how many slates of users with long histories were not used."""
-    if not slates:
-        return ""
-    return (
-        f"Of every user the last {log.most_steps:,} slates are used: {slates:,} older ones are "
-        "left out.\n\n"
+        f"{left_out if older else ''}{markdown(lines, digits=4)}"
     )
 
 
