@@ -50,6 +50,8 @@ ROWS: dict[str, pl.DataType] = {
     "effective": pl.Float64(),  # effective number of slates, of estimators
 }
 """Columns of the rows, of which there is one for each policy, estimator and log."""
+MOST_DRAWN = 1.0
+"""The largest error in the picture: intervals of IPS and its kind reach farther."""
 OTHER = "simulator of another log"
 """`estimator` of a simulator of the market that was fitted to another, larger log."""
 NAMES = {
@@ -255,12 +257,12 @@ def _drawn(judged: dict[tuple[str, int], Judged], sizes: list[int], other: Judge
         for axes, at in ((errors, "error"), (taus, "tau")):
             value = getattr(other, at).value
             axes.axhline(value, color=RED, linestyle="--", linewidth=1, label=OTHER)
-    errors.set_yscale("log")
+    errors.set_ylim(0, MOST_DRAWN)
     errors.set_title("error of clicks an episode")
     taus.set_title("Kendall's tau with the market")
     for axes in (errors, taus):
         axes.set_xscale("log")
         axes.set_xlabel("logged slates")
     taus.axhline(0, color=GREY, linewidth=0.8)
-    errors.legend(frameon=False, fontsize=9)
+    errors.legend(loc="upper right", framealpha=0.9, edgecolor="none", fontsize=8)
     return figure
