@@ -218,8 +218,8 @@ def levels(first: Rows, model: str, table: Sequence[Ratio]) -> Verdict:
         return Verdict("levels", False, sentence, level)
     if found.misjudged.value <= ALIKE_SPREAD:
         sentence = (
-            "Levels: at the first slates of all users, policies are misjudged alike up to "
-            f"{found.misjudged.value:.0%}, beyond chance; {told}."
+            "Levels: policies are misjudged alike at the first slates of all users, differing by "
+            f"{found.misjudged.value:.0%} beyond chance; {told}."
         )
         return Verdict("levels", True, sentence, found.misjudged)
 
