@@ -47,6 +47,7 @@ from benchmarks.lab.tuning import policy_search, trials_of
 from policies import POLICIES
 from recsim_env.estimates import Estimate
 from recsim_env.rollout import draws_for
+from recsim_env.settings import AMOUNT, SHARE, Within
 from recsim_env.shoppers.regulars.config import RegularsConfig
 from recsim_env.simulator import SlateSimulator
 from recsim_env.types import Policy
@@ -81,6 +82,12 @@ COUNTS = ("return", "visits", "shown", "clicks", "new_shown", "new_clicks")
 class Config(Device, Cells, Results):
     """Measure what exploring is worth at a cold start."""
 
+    BOUNDS: ClassVar[Mapping[str, Within]] = {
+        "newcomers": SHARE,
+        "new_items": SHARE,
+        "quality_spread": AMOUNT,
+        "declared_noise": AMOUNT,
+    }
     CHOICES: ClassVar[Mapping[str, Collection[str]]] = {
         "agents": AGENT_NAMES,
         "worlds": (COLD, CONTROL),

@@ -57,6 +57,7 @@ from policies import POLICIES, PolicyInputs
 from policies.composer import ComposerConfig
 from policies.inputs import Ranker
 from policies.lasting import lasting_value
+from policies.learnable.intents import LOG_STD
 from policies.learnable.sb3 import NetworkConfig
 from policies.rankers.belief import BeliefRanker
 from policies.rankers.two_tower import load_two_tower, save_two_tower
@@ -97,6 +98,7 @@ class Config(Cells, Results):
         "recsim_gamma": SHARE,
         "temperatures": POSITIVE,
         "offset_dims": NONE_OR_MORE,
+        "log_std": LOG_STD,
     }
 
     envs: tuple[str, ...] = (

@@ -22,7 +22,8 @@ class Checked:
     """A configuration whose options are checked by their types.
 
     A whole number is 1 or more, a list holds something and nothing twice, and a text is not empty,
-    unless the class or one that it is made of says otherwise below.
+    unless the class or one that it is made of says otherwise below. Other numbers need a range
+    there.
     """
 
     BOUNDS: ClassVar[Mapping[str, Within]] = {
@@ -45,10 +46,14 @@ class Checked:
         Raises:
             ValueError: If an option is outside its range, or a file stands where a folder is
                 named; the message names it.
-            TypeError: If a part is of another class than its option's.
+            TypeError: If a part is of another class than its option's, or an option that is a
+                number with a fraction has no range.
         """
         bounds, choices = told_of(type(self), "BOUNDS"), told_of(type(self), "CHOICES")
         kinds = hints_of(type(self))
+        endless = [name for name, kind in kinds.items() if float in kinds_in(kind)]
+        if endless := [name for name in endless if name not in bounds]:
+            raise TypeError(f"{type(self).__name__}.BOUNDS lacks {', '.join(endless)}.")
         counts = {name: ONE_OR_MORE for name, kind in kinds.items() if int in kinds_in(kind)}
         own = {name: within for name, within in bounds.items() if name in kinds}
         settle(self, **(counts | own))

@@ -57,6 +57,7 @@ from recsim_env.fitting import FitConfig, fit
 from recsim_env.fitting.bar import stage_bar
 from recsim_env.logs.plain import write_plain
 from recsim_env.logs.schema import read_impressions
+from recsim_env.settings import POSITIVE, Within
 from recsim_env.shop_file import RANKER, SHOP_FILE
 from recsim_env.simulator import SlateSimulator
 
@@ -73,6 +74,7 @@ REACHED = {"known": "market_csv", "hidden": "market_csv_hidden"}
 class Config(Cells, Device, Results):
     """Fit simulators to plain logs, and compare them with the truth where it is known."""
 
+    BOUNDS: ClassVar[Mapping[str, Within]] = {"horizon_days": POSITIVE}
     EMPTY: ClassVar[Collection[str]] = ("worlds",)
 
     parts: tuple[Part, ...] = ("market", "movielens", "open_bandit")

@@ -15,8 +15,10 @@ its worth for them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import polars as pl
@@ -41,6 +43,7 @@ from recsim_env.logs.schema import (
     read_promotions,
     read_shoppers,
 )
+from recsim_env.settings import AMOUNT, Within
 from recsim_env.shoppers.household.examples import Examples
 from recsim_env.shoppers.household.features import visit_context
 from recsim_env.shoppers.household.fit import score
@@ -65,6 +68,8 @@ AT_ONCE = 65_536
 @dataclass(frozen=True)
 class Config(Threads, Results):
     """Measure what a portrait is worth for the shopper's prediction."""
+
+    BOUNDS: ClassVar[Mapping[str, Within]] = {"ridge": AMOUNT}
 
     shopper: Path = SHIPPED_SHOPPER
     """Folder of the fine-tuned shopper, with its portraits."""

@@ -17,10 +17,11 @@ they are there:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import polars as pl
@@ -47,6 +48,7 @@ from recsim_env import metrics
 from recsim_env.estimates import Estimate
 from recsim_env.files import read_json
 from recsim_env.logs.sessions import Sessions
+from recsim_env.settings import POSITIVE, Within
 from recsim_env.shoppers.session.fit import SessionFitConfig, learn_and_check
 from recsim_env.shoppers.session.population import SessionPopulation
 from recsim_env.shoppers.session.scores import predict
@@ -63,6 +65,8 @@ PLAYED = ("uniform", "popular", "greedy_ctr", "mmr 1", "cap 1", "constant b")
 @dataclass(frozen=True)
 class Config(Cells, Results):
     """Fit simulators to logs that are complete and to logs that are not."""
+
+    BOUNDS: ClassVar[Mapping[str, Within]] = {"epochs": POSITIVE}
 
     worlds: tuple[int, ...] = (10, 11, 12)
     """Seeds of the markets' catalogues. Those of reported results (0 to 2) stay unseen."""

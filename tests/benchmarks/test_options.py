@@ -50,13 +50,16 @@ def odd_lists(config: Any, name: str, kind: Any, value: tuple[Any, ...]) -> list
 def odd_values(config: Any, name: str, kind: Any) -> list[Any]:
     """Values that an option of a type must not have."""
     kinds = kinds_in(kind)
-    low = getattr(told_of(type(config), "BOUNDS").get(name), "low", 1)
+    within = told_of(type(config), "BOUNDS").get(name)
+    low = getattr(within, "low", 1)
     if bool in kinds:
         return ["no", 1, 0]
     if int in kinds:
         return [low - 1, -1, 0.5, True, "1", 10**20]
     if float in kinds:
-        return [math.nan, "1", True]
+        assert within is not None, f"{name} has no range"
+        above = [] if within.infinite else [2 * within.high + 1]
+        return [math.nan, "1", True, within.low - 1, *above]
     if str in kinds:
         return ["", 1]
     if any(typing.get_origin(one) is Literal for one in kinds):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from agents import AGENTS
 from agents.ppo.agents import PPOComposerConfig, PPOIntentConfig
@@ -18,7 +19,7 @@ from policies.composer import ComposerConfig
 from policies.learnable.autoregressive import AutoregressiveConfig
 from policies.learnable.plackett_luce import PlackettLuceConfig
 from policies.learnable.sb3 import NetworkConfig
-from recsim_env.settings import SHARE, put, settle
+from recsim_env.settings import SHARE, Within, put
 
 CONSTRAINED = "constrained"
 """The agent that has a constraint."""
@@ -27,6 +28,12 @@ CONSTRAINED = "constrained"
 @dataclass(frozen=True)
 class Config(Checked):
     """Train PPO over slates."""
+
+    BOUNDS: ClassVar[Mapping[str, Within]] = {
+        "annealed": SHARE,
+        "polished": SHARE,
+        "narrowed": NARROWED,
+    }
 
     place: Here = field(default_factory=Where)
     """Environment, log and ranker to train with."""
@@ -90,7 +97,6 @@ class Config(Checked):
                 f"constraint.{self.constraint.told[0]} is told, but agent is {self.agent!r}: only "
                 f"{CONSTRAINED!r} has a limit."
             )
-        settle(self, annealed=SHARE, polished=SHARE, narrowed=NARROWED)
         registered = AGENTS[f"ppo_{self.agent}"].config()
         if self.ppo == PPOComposerConfig().ppo:
             put(self, ppo=registered.ppo)
