@@ -73,7 +73,9 @@ def polish(
     told: list[Tensor] = []
     ground.search(searcher, most, told, EPISODES, after_round)
     if told:
-        actor.move(searcher.finalists(1)[0])
+        averaged, last = searcher.finalists(2)
+        # while the multiplier of a limit moves, earlier rounds looked for something else
+        actor.move(averaged if paid is None else last)
     return bool(told), ground.steps
 
 
