@@ -111,6 +111,10 @@ class Catalog:
         count.index_add_(0, self.category, torch.ones_like(self.category, dtype=count.dtype))
         return count[self.category] / len(self)
 
+    def category_name(self, number: int) -> str:
+        """Name a category as people read it, without the department in front."""
+        return self.categories[number].split("/")[-1]
+
     def to(self, device: torch.device | str) -> Catalog:
         """Copy the catalogue to a device."""
         tensors = {"price": self.price, "embedding": self.embedding, **extras(self)}

@@ -367,17 +367,18 @@ def report(log: Grown, first: int, changes: list[Change]) -> str:
         }
         for one in changes
     ]
-    older = len(log.impressions) - len(used)
-    left_out = (
-        f"Of every user the last {log.most_steps:,} slates are used: {older:,} older ones are left "
-        "out.\n\n"
-    )
+    left_out = ""
+    if older := len(log.impressions) - len(used):
+        left_out = (
+            f"Of every user the last {log.most_steps:,} slates are used: {older:,} older ones are "
+            "left out.\n\n"
+        )
     return (
         f"# Update\n\n{len(new):,} new slates of {new['shopper'].n_unique():,} users, from day "
         f"{log.first_new} on. The {len(held):,} from day {first} on were held out; the others were "
         "learned from. Scores are of clicks on held-out slates; a part that did not get better "
         "stays as it was. The verdicts in shop.json are those of the first fit.\n\n"
-        f"{left_out if older else ''}{markdown(lines, digits=4)}"
+        f"{left_out}{markdown(lines, digits=4)}"
     )
 
 

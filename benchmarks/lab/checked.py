@@ -51,8 +51,8 @@ class Checked:
         """
         bounds, choices = told_of(type(self), "BOUNDS"), told_of(type(self), "CHOICES")
         kinds = hints_of(type(self))
-        endless = [name for name, kind in kinds.items() if float in kinds_in(kind)]
-        if endless := [name for name in endless if name not in bounds]:
+        of_floats = {name for name, kind in kinds.items() if float in kinds_in(kind)}
+        if endless := sorted(of_floats - bounds.keys()):
             raise TypeError(f"{type(self).__name__}.BOUNDS lacks {', '.join(endless)}.")
         counts = {name: ONE_OR_MORE for name, kind in kinds.items() if int in kinds_in(kind)}
         own = {name: within for name, within in bounds.items() if name in kinds}

@@ -62,7 +62,7 @@ CLEAN, BOTS, SHILLING = "clean", "bots", "shilling"
 ACCOUNTS = 1_919
 """The seed that draws the accounts: not one by which a fit draws its validation episodes."""
 AGENTS = ("greedy_ctr", TUNED)
-HEADERS = {
+SCORES = {
     "ranker_auc": "ranker: AUC",
     "ranker_log_loss": "log-loss",
     "shopper_auc": "fitted shopper: AUC",
@@ -266,34 +266,51 @@ def report(rows: pl.DataFrame) -> Report:
     summary: dict[str, Estimate] = {}
     drawn: list[tuple[str, Estimate, str]] = []
     clean = rows.filter(pl.col("kind") == CLEAN)
-    headers = {"accounts": "accounts that are no shoppers"} | HEADERS
     for (kind, share), own in rows.group_by("kind", "share", maintain_order=True):
         name = f"{kind}-{share:g}"
         line: dict[str, object] = {"accounts": "none" if kind == CLEAN else f"{share:.0%} {kind}"}
-        for what in HEADERS:
-            summary[f"{name}/{what}"] = Estimate(one_value(own, what), n=1)
-            line[what] = f"{one_value(own, what):.4f}"
+
+        # What was fitted to this log, on accounts that are all shoppers.
+        for what in SCORES:
+            score_of = one_value(own, what)
+            summary[f"{name}/{what}"] = Estimate(score_of, n=1)
+            line[what] = f"{score_of:.4f}"
+
+        # What agents that were chosen with it earn from the same shoppers of the true market.
         for agent in AGENTS:
-            key = agent.replace(" ", "_")
+            key = key_of(agent)
             earned = estimate_mean(returns(own, agent).to_numpy())
-            less = paired_difference(returns(own, agent), returns(clean, agent))
-            shilled = Estimate(one_value(own, "shilled", agent), n=1)
-            summary |= {f"{name}/{key}_return": earned, f"{name}/{key}_shilled": shilled}
-            line |= {key: earned, f"{key}_less": None, f"{key}_shilled": f"{shilled.value:.1%}"}
-            headers |= {
-                key: f"`{agent}`: return",
-                f"{key}_less": "less that of a clean log",
-                f"{key}_shilled": "shows the pushed category",
-            }
+            shilled = one_value(own, "shilled", agent)
+            summary[f"{name}/{key}_return"] = earned
+            summary[f"{name}/{key}_shilled"] = Estimate(shilled, n=1)
+            line |= {key: earned, f"{key}_less": None, f"{key}_shilled": f"{shilled:.1%}"}
             if kind != CLEAN:
+                less = paired_difference(returns(own, agent), returns(clean, agent))
                 summary[f"{name}/{key}_less_clean"] = line[f"{key}_less"] = less
                 colour = BLUE if agent == TUNED else GREY
                 drawn.append((f"{share:.0%} {kind}: {agent}", less, colour))
         lines.append(line)
     label = "return in the true market, less that of a clean log"
-    return Report(
-        markdown(lines, headers), summary, level_intervals(drawn, label, mark=0, ink=GREY)
-    )
+    picture = level_intervals(drawn, label, mark=0, ink=GREY)
+    return Report(markdown(lines, headers()), summary, picture)
+
+
+def headers() -> dict[str, str]:
+    """The columns of the table, and how it names them."""
+    named = {"accounts": "accounts that are no shoppers"} | SCORES
+    for agent in AGENTS:
+        key = key_of(agent)
+        named |= {
+            key: f"`{agent}`: return",
+            f"{key}_less": "less that of a clean log",
+            f"{key}_shilled": "shows the pushed category",
+        }
+    return named
+
+
+def key_of(agent: str) -> str:
+    """How the summary names an agent."""
+    return agent.replace(" ", "_")
 
 
 def one_value(rows: pl.DataFrame, what: str, agent: str = "") -> float:

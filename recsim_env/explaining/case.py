@@ -55,7 +55,7 @@ class Case:
 
     def category(self, number: int) -> str:
         """Name a category, without the department in front."""
-        return self.simulator.catalog.categories[number].split("/")[-1]
+        return self.simulator.catalog.category_name(number)
 
     def world(self, rows: Tensor) -> World:
         """Copy the shoppers of some rows (R,) int64, who may be named repeatedly."""

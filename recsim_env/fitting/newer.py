@@ -52,10 +52,12 @@ class Grown:
 
         A fit keeps the first ones, for users begin as newcomers; an update is about the newest.
         """
-        rows = self.impressions.sort(IMPRESSIONS.key)
+        rows = self.impressions
         if before is not None:
             rows = timed(rows.filter(pl.col("day") < before), before - 1)
-        return rows.filter(pl.int_range(pl.len(), 0, -1).over("shopper") <= self.most_steps)
+        return rows.sort(IMPRESSIONS.key).filter(
+            pl.int_range(pl.len(), 0, -1).over("shopper") <= self.most_steps
+        )
 
     def sessions(self, before: int | None = None) -> Sessions:
         """Make the episodes of all users, as if the log ended before a day; None means never."""

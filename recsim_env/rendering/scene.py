@@ -206,7 +206,7 @@ def _card(simulator: SlateSimulator, item: int, shown: bool, bought: bool) -> Ca
     return Card(
         title=catalog.text[item].split("; ")[0],
         details=_details(catalog.text[item], catalog.path[item]),
-        category=catalog.categories[shade].split("/")[-1],
+        category=catalog.category_name(shade),
         shade=shade,
         price=float(catalog.price[item]),
         shown=shown,

@@ -187,10 +187,9 @@ class BundleShopper(Shopper[BundleState]):
 
     def goes_together(self, items: list[int]) -> list[str]:
         """Tell which categories of a bundle go together, and which stand for each other."""
-        names = self.catalog.categories
         groups = self.catalog.category[torch.tensor(items, dtype=torch.int64, device=self.device)]
         distinct = sorted(set(groups.tolist()))
-        short = {group: names[group].split("/")[-1] for group in distinct}
+        short = {group: self.catalog.category_name(group) for group in distinct}
         found = [
             f"{short[one]} goes with {short[other]}"
             for one, other in itertools.combinations(distinct, 2)

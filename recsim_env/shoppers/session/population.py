@@ -324,7 +324,7 @@ class SessionPopulation(Shopper[SessionState]):
         depth = float(member.log_looks(before, temper)[0, 0, -1].exp())
         clicks = state.profile.clicked[row, :, EVER]
         lines = [
-            f"{counted(int(clicks[c]), 'click')} · {self.catalog.categories[c].split('/')[-1]}"
+            f"{counted(int(clicks[c]), 'click')} · {self.catalog.category_name(c)}"
             for c in clicks.argsort(descending=True, stable=True)[:8].tolist()
             if clicks[c] > 0
         ]

@@ -216,7 +216,7 @@ class VisitsShopper(ClosedMarket[VisitsState]):
         told |= {"date": date, "scenario": SCENARIOS[int(visit.scenario[row])]}
         sought = int(visit.sought[row])
         if sought >= 0:
-            told["query"] = self.catalog.categories[sought].split("/")[-1]
+            told["query"] = self.catalog.category_name(sought)
         texts = [self.catalog.text[item] for item in visit.cart[row].tolist() if item >= 0]
         told["cart"] = ", ".join(text.split("; ")[0] for text in texts) or "empty"
         hidden = told["hidden"]

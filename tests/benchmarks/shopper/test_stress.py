@@ -11,7 +11,7 @@ from benchmarks.shopper.stress import (
     AGENTS,
     BOTS,
     CLEAN,
-    HEADERS,
+    SCORES,
     SHILLING,
     report,
     stressed,
@@ -82,7 +82,7 @@ def test_a_clean_log_stays_as_it_is() -> None:
 def test_returns_are_compared_shopper_by_shopper() -> None:
     rows = []
     for kind, share, lost in ((CLEAN, 0.0, 0.0), (SHILLING, 0.2, 3.0)):
-        told = [{"agent": "", "episode": -1, "what": name, "value": 0.5} for name in HEADERS]
+        told = [{"agent": "", "episode": -1, "what": name, "value": 0.5} for name in SCORES]
         for agent in AGENTS:
             told.append({"agent": agent, "episode": -1, "what": "shilled", "value": 0.1})
             told += [
